@@ -1,0 +1,89 @@
+# make help lists what there is. Needs Go 1.26, git and, for everything in network namespaces, Linux and root.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+OUT     := .build# programs of the tests, tallies
+# The commit goes into the binary where there is one to tell.
+VCS     := $(shell git rev-parse --verify -q HEAD >/dev/null 2>&1 && echo true || echo false)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags='-s -w'
+TOOL    := $(GO) tool -modfile=tools/go.mod
+# Product packages build everywhere; what makes namespaces is Linux only.
+LAB     := /test/(netlab|demo|e2e|bench)
+# Packages whose tests make network namespaces and start the program: one at a time, without the race detector's slowness.
+NETWORK := /test/
+# For each fuzz target, and for each benchmark.
+FUZZTIME  ?= 30s
+BENCHTIME ?= 1s
+RUN       ?= .
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/weft (and bin/weft-cni): static, stripped
+	@mkdir -p bin
+	@for cmd in cmd/*/; do $(BUILD) -o bin/$$(basename $$cmd) ./$$cmd; done
+	@ls -l bin | awk 'NR > 1 { printf "  bin/%s %.1f MiB\n", $$NF, $$5 / 1048576 }'
+
+.PHONY: demo
+demo: build lab-programs ## three machines on this one: join, ping, pages, throughput (KEEP=1 leaves them standing)
+	@KEEP=$(KEEP) $(OUT)/demo -weft bin/weft -labprobe $(OUT)/labprobe
+
+.PHONY: demo-clean
+demo-clean: lab-programs ## remove what make demo KEEP=1 left standing
+	@$(OUT)/demo -clean
+
+.PHONY: lab-programs
+lab-programs:
+	@mkdir -p $(OUT)
+	@CGO_ENABLED=0 $(GO) build -o $(OUT)/ ./test/labprobe ./test/demo ./test/count
+
+# Every stage runs, whatever the ones before it said; the last line counts, and decides.
+STAGE = $(OUT)/count -tally $(OUT)/tally
+.PHONY: test
+test: build lab-programs ## what CI runs: lint, unit tests, race detector, network namespaces; ends with the count
+	@rm -f $(OUT)/tally
+	@$(STAGE) -stage lint -- $(MAKE) --no-print-directory lint
+	@$(STAGE) -stage unit -- $(GO) test -json -count=1 -shuffle=on -run '$(RUN)' $$($(GO) list ./... | grep -Ev '$(NETWORK)')
+	@$(STAGE) -stage race -- $(GO) test -json -count=1 -race -timeout 15m -run '$(RUN)' $$($(GO) list ./... | grep -Ev '$(NETWORK)')
+	@$(STAGE) -stage network -- $(GO) test -json -count=1 -p 1 -timeout 15m -run '$(RUN)' ./test/...
+	@$(OUT)/count -sum -tally $(OUT)/tally
+
+.PHONY: test-long
+test-long: build lab-programs ## the long matrices too: stories under the race detector, each three times (an hour)
+	@rm -f $(OUT)/tally
+	@$(STAGE) -stage unit -- env WEFT_TEST_LONG=1 $(GO) test -json -count=3 -shuffle=on -timeout 60m -run '$(RUN)' $$($(GO) list ./... | grep -Ev '$(NETWORK)')
+	@$(STAGE) -stage network -- env WEFT_TEST_LONG=1 $(GO) test -json -count=3 -race -p 1 -timeout 60m -run '$(RUN)' ./test/...
+	@$(OUT)/count -sum -tally $(OUT)/tally
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; done
+
+.PHONY: bench
+bench: lab-programs ## speed against wireguard-go, VXLAN and a plain cable, then the benchmarks of the packages
+	@if [ -n "$$(ls test/bench/*.go 2>/dev/null)" ]; then $(MAKE) --no-print-directory build && $(GO) test -count=1 -run '$(RUN)' -timeout 30m -v ./test/bench -args -bench; fi
+	@$(GO) test -run '^$$' -bench '$(RUN)' -benchmem -benchtime $(BENCHTIME) $$($(GO) list ./... | grep -Ev '$(NETWORK)') | grep -E '^(Bench|pkg|cpu)'
+
+.PHONY: lint
+lint: ## golangci-lint, and vet for another system than Linux
+	@$(TOOL) golangci-lint run
+	@GOOS=darwin $(GO) vet $$($(GO) list ./... | grep -Ev '$(LAB)')
+
+.PHONY: fmt
+fmt: ## format as lint wants it
+	@$(TOOL) golangci-lint fmt
+
+.PHONY: big
+big: ## the ten longest files: look for the second noun in them
+	@git ls-files -co --exclude-standard '*.go' | xargs wc -l | grep -v ' total$$' | sort -rn | head
+
+.PHONY: clean
+clean: ## remove what make made, caches of Go excepted
+	rm -rf bin $(OUT)
