@@ -1,0 +1,614 @@
+package circuit
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"weft/crypto/identity"
+	"weft/mesh/peer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var day = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// cluster makes members under one root.
+type cluster struct {
+	root    identity.Key
+	founder identity.Key
+	next    uint64
+}
+
+func newCluster() *cluster {
+	return &cluster{root: must(identity.NewKey()), founder: must(identity.NewKey())}
+}
+
+// member is a node key with its certificate.
+type member struct {
+	identity.Key
+	cert *identity.Certificate
+}
+
+func (c *cluster) member(name string) member {
+	key, token := must(identity.NewKey()), must(identity.NewKey())
+	by := identity.Issuer{Key: c.founder, Delegation: must(identity.Delegate(c.root, c.founder.Public(), day))}
+	inv := must(by.Invite(token.Public(), identity.Terms{NotAfter: day, Uses: 1}))
+	a := must(identity.Apply(identity.FingerprintOf(c.root.Public()), key, token, name))
+	c.next++
+	return member{key, must(by.Certify(a, inv, c.next, day))}
+}
+
+// net is an underlay in memory: every endpoint is a queue of pipes.
+type underlay struct {
+	mu    sync.Mutex
+	hosts map[netip.AddrPort]chan net.Conn
+}
+
+func newUnderlay() *underlay { return &underlay{hosts: map[netip.AddrPort]chan net.Conn{}} }
+
+func (u *underlay) listen(at netip.AddrPort) Accept {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	queue := make(chan net.Conn)
+	u.hosts[at] = queue
+	return func(ctx context.Context) (net.Conn, error) {
+		select {
+		case c := <-queue:
+			return c, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// open waits for ever where nobody listens, as a host behind a silent firewall.
+func (u *underlay) open(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	u.mu.Lock()
+	queue := u.hosts[to]
+	u.mu.Unlock()
+	a, b := net.Pipe()
+	select {
+	case queue <- b:
+		return a, nil
+	case <-ctx.Done():
+		a.Close()
+		b.Close()
+		return nil, ctx.Err()
+	}
+}
+
+func at(host byte) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 6783)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// node makes circuits of a member that can reach what book says.
+func (u *underlay) node(t *testing.T, root ed25519.PublicKey, m member, book map[peer.ID][]netip.AddrPort, change ...func(*Config)) *Circuits {
+	t.Helper()
+	cfg := Config{
+		Key:       m.Key,
+		Root:      root,
+		Cert:      func() *identity.Certificate { return m.cert },
+		Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
+		Endpoints: func(id peer.ID) []netip.AddrPort { return book[id] },
+		Open:      func(ctx context.Context, _ peer.ID, to netip.AddrPort) (net.Conn, error) { return u.open(ctx, to) },
+		Log:       quiet,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// serve runs until the test ends.
+func serve(t *testing.T, c *Circuits, accept Accept, h Handlers) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Serve(ctx, accept, h) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+}
+
+func echo(_ context.Context, conn *Conn) { io.Copy(conn, conn) }
+
+func TestCircuitBetweenMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}}
+		type seen struct {
+			id     peer.ID
+			name   string
+			kind   byte
+			secret []byte
+		}
+		got := make(chan seen, 1)
+		b := u.node(t, c.root.Public(), bob, nil)
+		serve(t, b, u.listen(at(2)), Handlers{Circuit: func(ctx context.Context, conn *Conn) {
+			secret := must(conn.Exporter("EXPORTER-test", nil, 32))
+			got <- seen{conn.Peer, conn.Certificate.Name(), conn.Kind, secret}
+			if conn.Dialed {
+				t.Error("the server believes that it dialled")
+			}
+			echo(ctx, conn)
+		}})
+		conn, err := u.node(t, c.root.Public(), alice, book).Dial(t.Context(), bob.ID(), 'r')
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		s := <-got
+		if s.id != alice.ID() || s.name != "alice" || s.kind != 'r' || conn.Peer != bob.ID() || conn.Certificate.Name() != "bob" {
+			t.Errorf("%+v, %v", s, conn.Peer)
+		}
+		if !bytes.Equal(s.secret, must(conn.Exporter("EXPORTER-test", nil, 32))) {
+			t.Error("the ends export different values")
+		}
+		cs := conn.ConnectionState()
+		if cs.Version != tls.VersionTLS13 || cs.CurveID != tls.X25519MLKEM768 || cs.DidResume || cs.NegotiatedProtocol != ALPN {
+			t.Errorf("%+v", cs)
+		}
+		go conn.Write([]byte("hello"))
+		b5 := make([]byte, 5)
+		if _, err := io.ReadFull(conn, b5); err != nil || string(b5) != "hello" {
+			t.Errorf("%q, %v", b5, err)
+		}
+	})
+}
+
+func TestDialRefusesWhoIsNotThePeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs, u := newCluster(), newCluster(), newUnderlay()
+		alice, bob, carol := ours.member("alice"), ours.member("bob"), ours.member("carol")
+		mallory := theirs.member("mallory")
+		serve(t, u.node(t, ours.root.Public(), carol, nil), u.listen(at(3)), Handlers{Circuit: echo})
+		serve(t, u.node(t, theirs.root.Public(), mallory, nil), u.listen(at(4)), Handlers{Circuit: echo})
+		// Mallory shows Bob's certificate, but has not Bob's key.
+		thief := must(New(Config{
+			Key: mallory.Key, Root: ours.root.Public(), Log: quiet,
+			Cert:      func() *identity.Certificate { return bob.cert },
+			Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
+			Endpoints: func(peer.ID) []netip.AddrPort { return nil },
+		}))
+		serve(t, thief, u.listen(at(5)), Handlers{Circuit: echo})
+		for name, c := range map[string]struct {
+			host byte
+			want error
+		}{
+			"another member":     {3, nil},
+			"another cluster":    {4, identity.ErrRoot},
+			"stolen certificate": {5, ErrNoProof},
+		} {
+			a := u.node(t, ours.root.Public(), alice, map[peer.ID][]netip.AddrPort{bob.ID(): {at(c.host)}})
+			conn, err := a.Dial(t.Context(), bob.ID(), 0)
+			if err == nil {
+				conn.Close()
+				t.Errorf("%s: accepted", name)
+			} else if c.want != nil && !errors.Is(err, c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, err := u.node(t, ours.root.Public(), alice, nil).Dial(t.Context(), bob.ID(), 0); err == nil {
+			t.Error("a peer without endpoint was reached")
+		}
+	})
+}
+
+func TestServerRefusesWhoIsNoMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs, u := newCluster(), newCluster(), newUnderlay()
+		alice, bob := ours.member("alice"), ours.member("bob")
+		mallory := theirs.member("mallory")
+		b := u.node(t, ours.root.Public(), bob, nil)
+		serve(t, b, u.listen(at(2)), Handlers{Circuit: func(context.Context, *Conn) { t.Error("somebody came in") }})
+
+		shown := func(k identity.Key, root ed25519.PublicKey, cert *identity.Certificate) []tls.Certificate {
+			return []tls.Certificate{*must(present(k, root, cert))}
+		}
+		plain := must(x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)},
+			&x509.Certificate{SerialNumber: big.NewInt(1)}, mallory.Public(), mallory.Signer()))
+		base := func(change func(*tls.Config)) *tls.Config {
+			cfg := settings()
+			cfg.NextProtos = []string{ALPN}
+			change(cfg)
+			return cfg
+		}
+		for name, cfg := range map[string]*tls.Config{
+			"no certificate": base(func(*tls.Config) {}),
+			"an ordinary certificate": base(func(c *tls.Config) {
+				c.Certificates = []tls.Certificate{{Certificate: [][]byte{plain}, PrivateKey: mallory.Signer()}}
+			}),
+			"a certificate of another root": base(func(c *tls.Config) {
+				c.Certificates = shown(mallory.Key, theirs.root.Public(), mallory.cert)
+			}),
+			"a certificate of another root that claims ours": base(func(c *tls.Config) {
+				c.Certificates = shown(mallory.Key, ours.root.Public(), mallory.cert)
+			}),
+			"Alice's certificate under another key": base(func(c *tls.Config) {
+				c.Certificates = shown(mallory.Key, ours.root.Public(), alice.cert)
+			}),
+			"Alice's key in X.509 and another in hand": base(func(c *tls.Config) {
+				stolen := shown(alice.Key, ours.root.Public(), alice.cert)
+				stolen[0].PrivateKey = mallory.Signer()
+				c.Certificates = stolen
+			}),
+			"no protocol": base(func(c *tls.Config) {
+				c.Certificates, c.NextProtos = shown(alice.Key, ours.root.Public(), alice.cert), nil
+			}),
+			"another protocol": base(func(c *tls.Config) {
+				c.Certificates, c.NextProtos = shown(alice.Key, ours.root.Public(), alice.cert), []string{"h2"}
+			}),
+			"joining, where nobody may": base(func(c *tls.Config) { c.NextProtos = []string{ALPNJoin} }),
+			"an old TLS": base(func(c *tls.Config) {
+				c.Certificates = shown(alice.Key, ours.root.Public(), alice.cert)
+				c.MinVersion, c.MaxVersion, c.CurvePreferences = tls.VersionTLS12, tls.VersionTLS12, nil
+			}),
+			"a key exchange that a quantum computer breaks": base(func(c *tls.Config) {
+				c.Certificates = shown(alice.Key, ours.root.Public(), alice.cert)
+				c.CurvePreferences = []tls.CurveID{tls.X25519}
+			}),
+			"the node's own certificate": base(func(c *tls.Config) {
+				c.Certificates = shown(bob.Key, ours.root.Public(), bob.cert)
+			}),
+		} {
+			raw := must(u.open(t.Context(), at(2)))
+			conn := tls.Client(raw, cfg)
+			err := conn.Handshake()
+			answer := []byte{99}
+			if err == nil {
+				go conn.Write([]byte{0}) // the server may be gone already
+				_, err = io.ReadFull(conn, answer)
+			}
+			if err == nil && verdict(answer[0]).err() == nil {
+				t.Errorf("%s: came in", name)
+			}
+			raw.Close()
+		}
+	})
+}
+
+func TestDatesAreIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}}
+		// Bob shows a certificate that expired in 1999 and begins after it ended.
+		b := u.node(t, c.root.Public(), bob, nil)
+		leaf := must(x509.ParseCertificate(must(b.identify()).Certificate[0]))
+		var proof []pkix.Extension
+		for _, e := range leaf.Extensions {
+			if e.Id.Equal(proofOID) {
+				proof = append(proof, e)
+			}
+		}
+		old := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC),
+			NotAfter: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), ExtraExtensions: proof}
+		der := must(x509.CreateCertificate(rand.Reader, old, old, bob.Public(), bob.Signer()))
+		b.shown = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: bob.Signer()}
+		serve(t, b, u.listen(at(2)), Handlers{Circuit: echo})
+		conn, err := u.node(t, c.root.Public(), alice, book).Dial(t.Context(), bob.ID(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	})
+}
+
+func TestRemovedNodesLearnIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}, alice.ID(): {at(1)}}
+		var why error
+		b := u.node(t, c.root.Public(), bob, book, func(cfg *Config) {
+			cfg.Allowed = func(peer.ID, *identity.Certificate) error { return why }
+		})
+		serve(t, b, u.listen(at(2)), Handlers{Circuit: func(context.Context, *Conn) { t.Error("came in") }})
+		a := u.node(t, c.root.Public(), alice, book)
+		serve(t, a, u.listen(at(1)), Handlers{Circuit: func(context.Context, *Conn) {}})
+		why = ErrRemoved
+		if _, err := a.Dial(t.Context(), bob.ID(), 0); !errors.Is(err, ErrRemoved) {
+			t.Errorf("removed: %v", err)
+		}
+		if _, err := b.Dial(t.Context(), alice.ID(), 0); !errors.Is(err, ErrRemoved) {
+			t.Errorf("dialling the removed one: %v", err)
+		}
+		why = errors.New("some secret reason")
+		if _, err := a.Dial(t.Context(), bob.ID(), 0); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRemoved) {
+			t.Errorf("refused: %v", err)
+		}
+	})
+}
+
+func TestWithoutCertificateNothingIsServedOrDialled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}}
+		none := func(cfg *Config) { cfg.Cert = func() *identity.Certificate { return nil } }
+		serve(t, u.node(t, c.root.Public(), bob, nil, none), u.listen(at(2)), Handlers{Circuit: echo})
+		if _, err := u.node(t, c.root.Public(), alice, book, none).Dial(t.Context(), bob.ID(), 0); !errors.Is(err, ErrNotMember) {
+			t.Errorf("dial: %v", err)
+		}
+		if _, err := u.node(t, c.root.Public(), alice, book).Dial(t.Context(), bob.ID(), 0); err == nil {
+			t.Error("served")
+		}
+	})
+}
+
+func TestSilentEndpointsDoNotHoldUpTheGoodOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(4)), Handlers{Circuit: echo})
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2), at(3), at(4)}}
+		a := u.node(t, c.root.Public(), alice, book)
+		began := time.Now()
+		conn, err := a.Dial(t.Context(), bob.ID(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		if took := time.Since(began); took != 2*DialStagger {
+			t.Errorf("it took %v", took)
+		}
+		book[bob.ID()] = []netip.AddrPort{at(2), at(3)}
+		began = time.Now()
+		if _, err := a.Dial(t.Context(), bob.ID(), 0); err == nil || time.Since(began) > DialTimeout {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+func TestSilentClientsAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		bob := c.member("bob")
+		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{Circuit: echo})
+		raw := must(u.open(t.Context(), at(2)))
+		began := time.Now()
+		io.Copy(io.Discard, raw)
+		if took := time.Since(began); took != HandshakeTimeout {
+			t.Errorf("closed after %v", took)
+		}
+	})
+}
+
+// from gives a pipe the address of a TCP connection.
+type from struct {
+	net.Conn
+	addr *net.TCPAddr
+}
+
+func (f from) RemoteAddr() net.Addr { return f.addr }
+
+func TestFloodsAreRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		bob := c.member("bob")
+		u := newUnderlay()
+		queue := make(chan net.Conn)
+		serve(t, u.node(t, c.root.Public(), bob, nil), func(ctx context.Context) (net.Conn, error) {
+			select {
+			case c := <-queue:
+				return c, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}, Handlers{Circuit: echo})
+		connect := func(ip string) bool {
+			a, b := net.Pipe()
+			t.Cleanup(func() { a.Close() })
+			queue <- from{b, &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}
+			synctest.Wait()
+			a.SetReadDeadline(time.Now()) // a closed pipe says EOF, an open one times out
+			_, err := a.Read(make([]byte, 1))
+			return !errors.Is(err, io.EOF)
+		}
+		for i := range MaxHandshakesSource {
+			if !connect("2001:db8::" + string(rune('1'+i%9))) {
+				t.Fatalf("handshake %d of a source was refused", i)
+			}
+		}
+		if connect("2001:db8::ffff") {
+			t.Error("one /64 may have more than its share")
+		}
+		for i := MaxHandshakesSource; i < MaxHandshakes; i++ {
+			if !connect(net.IPv4(10, 0, 0, byte(i)).String()) {
+				t.Fatalf("handshake %d was refused", i)
+			}
+		}
+		if connect("10.0.1.1") {
+			t.Error("more handshakes than the limit")
+		}
+		time.Sleep(HandshakeTimeout) // fake time: the silent ones are closed
+		synctest.Wait()
+		if !connect("2001:db8::1") {
+			t.Error("places were not given back")
+		}
+	})
+}
+
+func TestOnePeerCannotTakeAllCircuits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{Circuit: echo})
+		a := u.node(t, c.root.Public(), alice, map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}})
+		var first *Conn
+		for i := range MaxCircuitsPeer {
+			conn, err := a.Dial(t.Context(), bob.ID(), 0)
+			if err != nil {
+				t.Fatalf("circuit %d: %v", i, err)
+			}
+			defer conn.Close()
+			if first == nil {
+				first = conn
+			}
+		}
+		if _, err := a.Dial(t.Context(), bob.ID(), 0); !errors.Is(err, ErrRefused) {
+			t.Errorf("one more: %v", err)
+		}
+		first.Close()
+		synctest.Wait()
+		conn, err := a.Dial(t.Context(), bob.ID(), 0)
+		if err != nil {
+			t.Fatalf("after one was closed: %v", err)
+		}
+		conn.Close()
+	})
+}
+
+func TestJoinersSeeTheRootAndNeedNoCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		bob := c.member("bob")
+		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{
+			Circuit: func(context.Context, *Conn) { t.Error("a joiner got a circuit") },
+			Join: func(_ context.Context, conn *tls.Conn, _ netip.AddrPort) {
+				if len(conn.ConnectionState().PeerCertificates) != 0 {
+					t.Error("a joiner showed a certificate")
+				}
+				conn.Write([]byte("hi"))
+			},
+		})
+		raw := must(u.open(t.Context(), at(2)))
+		defer raw.Close()
+		conn, err := DialJoin(t.Context(), raw, func(root ed25519.PublicKey, cert *identity.Certificate) error {
+			if !root.Equal(c.root.Public()) || cert.ID() != bob.ID() {
+				t.Error("another root or node")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(conn); err != nil || string(b) != "hi" {
+			t.Errorf("%q, %v", b, err)
+		}
+		raw = must(u.open(t.Context(), at(2)))
+		defer raw.Close()
+		no := errors.New("not what my token says")
+		if _, err := DialJoin(t.Context(), raw, func(ed25519.PublicKey, *identity.Certificate) error { return no }); !errors.Is(err, no) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestServeEndsWithAllThatItStarted(t *testing.T) {
+	c, u := newCluster(), newUnderlay()
+	alice, bob := c.member("alice"), c.member("bob")
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	here := ln.Addr().(*net.TCPAddr).AddrPort()
+	b := u.node(t, c.root.Public(), bob, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	served, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		served <- b.Serve(ctx, Listener(ln), Handlers{Circuit: func(ctx context.Context, conn *Conn) {
+			io.Copy(io.Discard, conn)
+			close(ended)
+		}})
+	}()
+	a := u.node(t, c.root.Public(), alice, map[peer.ID][]netip.AddrPort{bob.ID(): {here}}, func(cfg *Config) { cfg.Open = nil })
+	conn, err := a.Dial(t.Context(), bob.ID(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-ended:
+	default:
+		t.Error("Serve returned before its handler")
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the circuit is still open")
+	}
+}
+
+func TestNewRefusesHalfAConfig(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Error("made of nothing")
+	}
+	c := newCluster()
+	if _, err := New(Config{Key: c.root, Root: c.root.Public()}); err == nil {
+		t.Error("made without callbacks")
+	}
+}
+
+func FuzzParseProof(f *testing.F) {
+	c := newCluster()
+	m := c.member("alice")
+	leaf := must(x509.ParseCertificate(must(present(m.Key, c.root.Public(), m.cert)).Certificate[0]))
+	for _, e := range leaf.Extensions {
+		f.Add(e.Value)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		root, cert, err := parseProof(b)
+		if err == nil && (len(root) != ed25519.PublicKeySize || cert == nil) {
+			t.Fatal("half a proof")
+		}
+	})
+}
+
+func BenchmarkDial(b *testing.B) {
+	c := newCluster()
+	alice, bob := c.member("alice"), c.member("bob")
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	here := ln.Addr().(*net.TCPAddr).AddrPort()
+	config := func(m member) Config {
+		return Config{Key: m.Key, Root: c.root.Public(), Cert: func() *identity.Certificate { return m.cert }, Log: quiet,
+			Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
+			Endpoints: func(peer.ID) []netip.AddrPort { return []netip.AddrPort{here} }}
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- must(New(config(bob))).Serve(ctx, Listener(ln), Handlers{Circuit: echo}) }()
+	a := must(New(config(alice)))
+	for b.Loop() {
+		conn, err := a.Dial(ctx, bob.ID(), 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		conn.Close()
+	}
+	cancel()
+	<-done
+}

@@ -1,0 +1,172 @@
+package circuit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/crypto/identity"
+	"weft/mesh/peer"
+)
+
+// Accept waits for the next raw connection.
+type Accept func(context.Context) (net.Conn, error)
+
+// Listener takes connections from ln, which is closed when ctx of Serve ends.
+func Listener(ln net.Listener) Accept {
+	return func(ctx context.Context) (net.Conn, error) {
+		stop := closeOnDone(ctx, ln)
+		defer stop()
+		return ln.Accept()
+	}
+}
+
+// Handlers get what came in. A connection is closed when its handler returns; ctx ends with Serve.
+type Handlers struct {
+	Circuit func(ctx context.Context, conn *Conn)
+	// Join gets machines that are no members yet; from is where they came from. Nil refuses them.
+	Join func(ctx context.Context, conn *tls.Conn, from netip.AddrPort)
+}
+
+// Serve takes connections until ctx ends or accept fails for good (net.ErrClosed), and returns when all handlers have.
+func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
+	ctx, cancel := context.WithCancel(ctx)
+	s := &server{c: c, h: h, gate: gate{sources: map[netip.Prefix]int{}, peers: map[peer.ID]int{}}}
+	defer s.wg.Wait()
+	defer cancel()
+	const pause = 50 * time.Millisecond // out of file descriptors: others must end first
+	for {
+		raw, err := accept(ctx)
+		switch {
+		case ctx.Err() != nil:
+			if raw != nil {
+				raw.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept connection: %w", err)
+		case err != nil:
+			c.cfg.Log.Warn("accept connection", "err", err)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		from := source(raw)
+		if !s.gate.enter(from) {
+			raw.Close() // without a word: words are what a flood wants
+			continue
+		}
+		s.wg.Go(func() { s.serve(ctx, raw, from) })
+	}
+}
+
+type server struct {
+	c    *Circuits
+	h    Handlers
+	gate gate
+	wg   sync.WaitGroup
+}
+
+// serve owns raw and one place of the gate, which it gives back after the handshake.
+func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
+	defer raw.Close()
+	stop := closeOnDone(ctx, raw)
+	defer stop()
+
+	raw.SetDeadline(time.Now().Add(HandshakeTimeout))
+	left := sync.OnceFunc(func() { s.gate.leave(from) })
+	defer left()
+	t := tls.Server(raw, &tls.Config{GetConfigForClient: s.choose})
+	if err := t.HandshakeContext(ctx); err != nil {
+		s.c.cfg.Log.Debug("refuse connection", "endpoint", from, "err", err)
+		return
+	}
+	if t.ConnectionState().NegotiatedProtocol == ALPNJoin {
+		left()
+		if !s.gate.enterJoin() {
+			return
+		}
+		defer s.gate.leaveJoin()
+		raw.SetDeadline(time.Time{})
+		s.h.Join(ctx, t, from)
+		t.Close()
+		return
+	}
+	conn, err := s.admit(t)
+	left()
+	if err != nil {
+		s.c.cfg.Log.Info("refuse circuit", "endpoint", from, "err", err)
+		return
+	}
+	defer s.gate.leavePeer(conn.Peer)
+	raw.SetDeadline(time.Time{})
+	s.h.Circuit(ctx, conn)
+	t.Close()
+}
+
+// choose picks the settings by the protocol that the client offers.
+func (s *server) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	shown, err := s.c.identify()
+	if err != nil {
+		return nil, err
+	}
+	cfg := settings()
+	cfg.Certificates = []tls.Certificate{*shown}
+	switch {
+	case slices.Contains(hello.SupportedProtos, ALPN):
+		cfg.NextProtos = []string{ALPN}
+		cfg.ClientAuth = tls.RequireAnyClientCert
+		cfg.VerifyConnection = s.c.verifyPeer
+	case slices.Contains(hello.SupportedProtos, ALPNJoin) && s.h.Join != nil:
+		cfg.NextProtos = []string{ALPNJoin}
+	default:
+		return nil, fmt.Errorf("no protocol in common: %q", hello.SupportedProtos)
+	}
+	return cfg, nil
+}
+
+// admit reads the kind of a circuit and says the verdict.
+func (s *server) admit(t *tls.Conn) (*Conn, error) {
+	cert, err := s.c.member(t.ConnectionState())
+	if err != nil {
+		return nil, err
+	}
+	kind := make([]byte, 1)
+	if _, err := io.ReadFull(t, kind); err != nil {
+		return nil, fmt.Errorf("read kind: %w", err)
+	}
+	conn := &Conn{Conn: t, Peer: cert.ID(), Certificate: cert, Kind: kind[0]}
+	say := welcome
+	if err = s.allowed(cert); errors.Is(err, ErrRemoved) {
+		say = removed
+	} else if err != nil {
+		say = refused
+	} else if !s.gate.enterPeer(conn.Peer) {
+		say, err = overload, fmt.Errorf("%s has too many circuits", conn.Peer.Short())
+	}
+	if _, werr := t.Write([]byte{byte(say)}); werr != nil && err == nil {
+		s.gate.leavePeer(conn.Peer)
+		return nil, fmt.Errorf("write verdict: %w", werr)
+	}
+	if err != nil {
+		t.CloseWrite()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (s *server) allowed(cert *identity.Certificate) error {
+	if cert.ID() == s.c.cfg.Key.ID() {
+		return errors.New("it is this node itself")
+	}
+	return s.c.cfg.Allowed(cert.ID(), cert)
+}

@@ -1,0 +1,230 @@
+package mesh
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"weft/mesh/peer"
+)
+
+// life is what is known about a member's life.
+type life struct {
+	alive  bool      // by rumour
+	since  time.Time // of the last change of alive
+	heard  time.Time // last datagram or stream from it
+	failed time.Time // last stream to it that could not be opened
+}
+
+// lifeOf is called with the lock held.
+func (m *Mesh) lifeOf(id peer.ID) *life {
+	l := m.life[id]
+	if l == nil {
+		l = &life{}
+		m.life[id] = l
+	}
+	return l
+}
+
+// suspected is how long a failed stream casts doubt on a member that rumour calls alive and that is not heard from.
+const suspected = 30 * time.Second
+
+func (l *life) state() peer.State {
+	switch {
+	case l == nil || !l.alive:
+		return peer.Dead
+	case l.failed.After(l.heard) && time.Since(l.failed) < suspected:
+		return peer.Suspect
+	}
+	return peer.Alive
+}
+
+// heard notes a sign of life.
+func (m *Mesh) heard(id peer.ID) {
+	m.mu.Lock()
+	l := m.lifeOf(id)
+	before := l.state()
+	l.heard = time.Now()
+	after := l.state()
+	m.mu.Unlock()
+	if before != after {
+		m.poke()
+	}
+}
+
+// unanswered notes that a stream to a member could not be opened since then. A sign of life after that outweighs it.
+func (m *Mesh) unanswered(id peer.ID, since time.Time) {
+	m.mu.Lock()
+	l := m.lifeOf(id)
+	before := l.state()
+	if since.After(l.heard) && since.After(l.since) {
+		l.failed = time.Now()
+	}
+	after := l.state()
+	m.mu.Unlock()
+	if before != after {
+		m.poke()
+	}
+}
+
+// rumour is a change of memberlist's opinion.
+type rumour struct {
+	peer  peer.ID
+	alive bool
+}
+
+// rumourQueue is how many changes wait to be logged; more are not logged.
+const rumourQueue = 256
+
+// hearRumour takes memberlist's opinion. It is only ever a peer.State.
+func (m *Mesh) hearRumour(name string, alive bool) {
+	id, err := peer.Parse(name)
+	if err != nil || id == m.self {
+		return
+	}
+	known := m.roster.Has(id)
+	m.mu.Lock()
+	l := m.lifeOf(id)
+	changed := l.alive != alive
+	if l.alive = alive; changed {
+		l.since, l.failed = time.Now(), time.Time{}
+	}
+	if !known && !alive {
+		delete(m.life, id)
+	}
+	m.mu.Unlock()
+	if !changed || !known {
+		return
+	}
+	select {
+	case m.rumours <- rumour{id, alive}:
+	default:
+	}
+	m.poke()
+}
+
+// logRumours writes the log outside memberlist's locks: a slow log must not look like a dead node.
+func (m *Mesh) logRumours(ctx context.Context) {
+	for {
+		select {
+		case r := <-m.rumours:
+			m.log.Info("peer changed", "peer", r.peer, "alive", r.alive)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// admitStranger lets a few names without certificate be alive.
+func (m *Mesh) admitStranger(id peer.ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.life[id] != nil {
+		return true
+	}
+	strangers := 0
+	for id := range m.life {
+		if !m.roster.Has(id) {
+			strangers++
+		}
+	}
+	return strangers < maxStrangers
+}
+
+// alive lists the members that rumour says are alive, without this node.
+func (m *Mesh) alive() []peer.ID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []peer.ID
+	for id, l := range m.life {
+		if l.alive && m.roster.Has(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// missing lists the members that are not alive, without this node.
+func (m *Mesh) missing() []peer.ID {
+	members := m.roster.Members()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.DeleteFunc(members, func(id peer.ID) bool {
+		l := m.life[id]
+		return id == m.self || l != nil && l.alive
+	})
+}
+
+// Peers lists every other member, in ascending order of their IDs.
+func (m *Mesh) Peers() []peer.Info {
+	members := m.roster.Members()
+	infos := make([]peer.Info, 0, len(members))
+	for _, id := range members {
+		if info, ok := m.Peer(id); ok && id != m.self {
+			infos = append(infos, info)
+		}
+	}
+	return infos
+}
+
+// Peer merges what certificate, record and rumour say about a member. About this node itself it knows as much.
+func (m *Mesh) Peer(id peer.ID) (peer.Info, bool) {
+	c, ok := m.roster.Certificate(id)
+	if !ok {
+		return peer.Info{}, false
+	}
+	info := peer.Info{ID: id, Name: c.Name(), Ephemeral: c.Ephemeral, JoinSeq: c.JoinSeq}
+	_, info.Issuer = m.roster.Delegation(id)
+	if rec, ok := m.records.get(id); ok {
+		rec = rec.clone()
+		info.Known = true
+		if rec.Name != "" {
+			info.Name = rec.Name
+		}
+		info.Epoch = rec.Epoch
+		info.Endpoints = rec.Endpoints
+		info.Noise = rec.Noise
+		info.WireGuard = rec.WireGuard
+		info.Transports = rec.Transports
+		info.Trusted = rec.Trusted
+		info.MTU = rec.MTU
+		info.Build = rec.Build
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.life[id]
+	info.State = l.state()
+	if l != nil {
+		info.LastSeen = l.heard
+	}
+	if id == m.self {
+		info.State = peer.Alive
+		info.LastSeen = time.Now()
+	}
+	return info, true
+}
+
+// Record is a member's newest record; of this node, the one in use.
+func (m *Mesh) Record(id peer.ID) (Record, bool) {
+	rec, ok := m.records.get(id)
+	return rec.clone(), ok
+}
+
+// Watch makes a channel that is filled when anything that Peers, Peer or the roster tell has changed. It has capacity 1:
+// read what is, not what happened. It lasts as long as the Mesh, so a consumer asks once.
+func (m *Mesh) Watch() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watchers = append(m.watchers, c)
+	return c
+}
+
+func (m *Mesh) poke() {
+	m.mu.Lock()
+	watchers := slices.Clip(m.watchers)
+	m.mu.Unlock()
+	for _, c := range watchers {
+		signal(c)
+	}
+}

@@ -1,0 +1,276 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/mesh/peer"
+)
+
+// Timing of spreading.
+const (
+	spreadFanout = 3                      // members told at once
+	spreadRounds = 3                      // times that a change is told, to random members each
+	spreadDelay  = 5 * time.Millisecond   // changes within it are told together
+	spreadPause  = 100 * time.Millisecond // between rounds
+	repairEvery  = 2 * time.Second        // one random member is told, changed or not
+
+	pullsAtOnce = 8
+	pullPause   = 50 * time.Millisecond // between pulls from one member
+	hearPause   = 10 * time.Millisecond // between digests of one member that are looked at
+	maxParts    = 8                     // of a large state, pulled one after the other
+	pullMemory  = 30 * time.Second      // a pull that left the states different is not repeated within
+)
+
+// syncer tells digests to others, listens to theirs, and pulls what differs.
+type syncer struct {
+	mesh *Mesh
+	wake chan struct{} // capacity 1: a change to tell
+	news chan struct{} // capacity 1: a member told something, or a pull has ended
+
+	mu       sync.Mutex // guards all below
+	replicas map[string]Replica
+	order    []string // of registration: later ones may need earlier ones
+	rounds   int      // in which the last change is still to be told
+	told     map[peer.ID]map[string]sum
+	pulling  peer.Set
+	tried    map[source]trial
+}
+
+type source struct {
+	from peer.ID
+	name string
+}
+
+// trial remembers a pull that did not make the states equal.
+type trial struct {
+	theirs, ours sum
+	at           time.Time
+}
+
+func newSyncer(m *Mesh) *syncer {
+	return &syncer{
+		mesh:     m,
+		wake:     make(chan struct{}, 1),
+		news:     make(chan struct{}, 1),
+		replicas: map[string]Replica{},
+		told:     map[peer.ID]map[string]sum{},
+		pulling:  peer.Set{},
+		tried:    map[source]trial{},
+	}
+}
+
+func (s *syncer) register(name string, r Replica) {
+	if len(name) == 0 || len(name) > maxReplicaName {
+		panic(fmt.Sprintf("mesh: a replica's name has 1 to %d bytes: %q", maxReplicaName, name))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replicas[name] = r
+	if !slices.Contains(s.order, name) {
+		s.order = append(s.order, name)
+	}
+}
+
+func (s *syncer) replica(name string) Replica {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.replicas[name]
+}
+
+func (s *syncer) changed(name string) {
+	s.mu.Lock()
+	known := s.replicas[name] != nil
+	if known {
+		s.rounds = spreadRounds
+		clear(s.tried) // what was refused may be welcome now
+	}
+	s.mu.Unlock()
+	if !known {
+		return
+	}
+	signal(s.wake)
+	s.mesh.poke()
+}
+
+// run tells and pulls until ctx ends.
+func (s *syncer) run(ctx context.Context) {
+	var pulls sync.WaitGroup
+	defer pulls.Wait()
+	timer := time.NewTimer(jitter(repairEvery))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.news:
+			for _, id := range s.next() {
+				pulls.Go(func() { s.pullAll(ctx, id) })
+			}
+		case <-s.wake:
+			timer.Reset(spreadDelay)
+		case <-timer.C:
+			timer.Reset(s.tell())
+		}
+	}
+}
+
+// tell sends digests to as many as is their turn, and says when to do so again.
+func (s *syncer) tell() time.Duration {
+	s.mu.Lock()
+	fanout, again := 1, jitter(repairEvery)
+	if s.rounds > 0 {
+		fanout = spreadFanout
+		if s.rounds--; s.rounds > 0 {
+			again = spreadPause
+		}
+	}
+	s.mu.Unlock()
+	ids := s.mesh.alive()
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	s.tellTo(ids[:min(fanout, len(ids))]...)
+	return again
+}
+
+func (s *syncer) tellTo(ids ...peer.ID) {
+	if len(ids) == 0 {
+		return
+	}
+	b := digestMessage(peer.ID{}, s.digests())
+	for _, id := range ids {
+		s.mesh.send(id, datagramDigest, b)
+	}
+}
+
+// hear takes a member's digests. Only the last ones count, so a flood fills nothing.
+func (s *syncer) hear(from peer.ID, d map[string]sum) {
+	s.mu.Lock()
+	s.told[from] = d
+	s.mu.Unlock()
+	signal(s.news)
+}
+
+// next picks members to pull from, and marks them.
+func (s *syncer) next() []peer.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []peer.ID
+	for id := range s.told {
+		if len(s.pulling) == pullsAtOnce {
+			break
+		}
+		if !s.pulling.Has(id) {
+			s.pulling.Add(id)
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// pullAll pulls what differs from what a member told.
+func (s *syncer) pullAll(ctx context.Context, from peer.ID) {
+	s.mu.Lock()
+	told := s.told[from]
+	delete(s.told, from)
+	order := slices.Clone(s.order)
+	s.mu.Unlock()
+
+	lacks, pause := false, hearPause
+	for _, name := range order {
+		theirs, ok := told[name]
+		if !ok || s.inVain(source{from, name}, theirs) {
+			continue
+		}
+		pause = pullPause
+		differs, err := s.pullOne(ctx, from, name)
+		if err != nil {
+			s.mesh.count.pullsFailed.Add(1)
+			s.mesh.log.Debug("state not pulled", "peer", from, "state", name, "err", err)
+			break // nothing else will be got from it now
+		}
+		lacks = lacks || differs
+	}
+	if lacks {
+		s.tellTo(from) // it lacks something of ours, or will find what is the matter
+	}
+	sleep(ctx, pause)
+	s.mu.Lock()
+	delete(s.pulling, from)
+	s.mu.Unlock()
+	signal(s.news)
+}
+
+// pullOne pulls one state, in several parts when it is large. It tells whether the states differ even so.
+func (s *syncer) pullOne(ctx context.Context, from peer.ID, name string) (differs bool, err error) {
+	r := s.replica(name)
+	for range maxParts {
+		ours := sumOf(r)
+		s.mesh.count.pulls.Add(1)
+		theirs, more, err := s.pull(ctx, from, name, r)
+		if theirs == (sum{}) {
+			return false, err
+		}
+		if err != nil {
+			s.mesh.count.malformed.Add(1)
+			s.mesh.log.Debug("not all of a state was taken", "peer", from, "state", name, "err", err)
+		}
+		after := sumOf(r)
+		if after != ours {
+			s.changed(name)
+		}
+		switch {
+		case after == theirs:
+			return false, nil
+		case after == ours:
+			s.mu.Lock()
+			s.tried[source{from, name}] = trial{theirs, after, time.Now()}
+			s.mu.Unlock()
+			return true, nil
+		case !more:
+			return true, nil
+		}
+	}
+	return true, nil
+}
+
+// inVain reports whether the states are equal, or such as they were when pulling did not help.
+func (s *syncer) inVain(src source, theirs sum) bool {
+	r := s.replica(src.name)
+	ours := sumOf(r)
+	if theirs == ours {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.tried[src]
+	return ok && t.theirs == theirs && t.ours == ours && time.Since(t.at) < pullMemory
+}
+
+// signal fills a channel of capacity 1.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits, and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// jitter is d give or take a quarter.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + time.Duration(rand.Int64N(int64(d/2)+1))
+}

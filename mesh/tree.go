@@ -1,0 +1,139 @@
+package mesh
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"weft/crypto/tlv"
+)
+
+// hash names content.
+type hash [sha256.Size]byte
+
+func (h hash) compare(other hash) int { return bytes.Compare(h[:], other[:]) }
+
+// sum is a shortened hash over many entries.
+type sum [16]byte
+
+// tree summarises a set of entries in 256 buckets, so that two nodes that differ in one entry exchange one bucket. The
+// bucket of an entry is chosen by its owner; it should spread evenly.
+type tree struct {
+	entries [256]map[hash]struct{}
+	sums    [256]sum // of sorted entries; zero when empty
+	stale   [256]bool
+	root    sum
+	fresh   bool // root is of the present entries
+}
+
+func (t *tree) add(bucket byte, h hash) {
+	if t.entries[bucket] == nil {
+		t.entries[bucket] = map[hash]struct{}{}
+	}
+	t.entries[bucket][h] = struct{}{}
+	t.stale[bucket], t.fresh = true, false
+}
+
+func (t *tree) remove(bucket byte, h hash) {
+	delete(t.entries[bucket], h)
+	t.stale[bucket], t.fresh = true, false
+}
+
+func (t *tree) refresh() {
+	for i, stale := range t.stale {
+		if !stale {
+			continue
+		}
+		t.stale[i] = false
+		t.sums[i] = sum{}
+		if len(t.entries[i]) == 0 {
+			continue
+		}
+		keys := make([]hash, 0, len(t.entries[i]))
+		for h := range t.entries[i] {
+			keys = append(keys, h)
+		}
+		slices.SortFunc(keys, hash.compare)
+		d := sha256.New()
+		for _, h := range keys {
+			d.Write(h[:])
+		}
+		copy(t.sums[i][:], d.Sum(nil))
+	}
+}
+
+// digest is one sum over all buckets.
+func (t *tree) digest() []byte {
+	if !t.fresh {
+		h := sha256.Sum256(t.summary())
+		t.root, t.fresh = sum(h[:len(sum{})]), true
+	}
+	return bytes.Clone(t.root[:])
+}
+
+// summary lists the sums of buckets that are not empty: bucket(1) sum(16), in order.
+func (t *tree) summary() []byte {
+	t.refresh()
+	var b []byte
+	for i, s := range t.sums {
+		if s != (sum{}) {
+			b = append(append(b, byte(i)), s[:]...)
+		}
+	}
+	return b
+}
+
+// differing tells which buckets differ from another node's summary. One that cannot be read differs everywhere.
+func (t *tree) differing(summary []byte) (differs [256]bool) {
+	const size = 1 + len(sum{})
+	t.refresh()
+	var theirs [256]sum
+	for len(summary) >= size {
+		copy(theirs[summary[0]][:], summary[1:size])
+		summary = summary[size:]
+	}
+	for i := range t.sums {
+		differs[i] = t.sums[i] != theirs[i]
+	}
+	return differs
+}
+
+// listVersion starts a list of items, in the store and on the wire.
+//
+//	version(1)  then for each item  length(4)  item
+const listVersion = tlv.Version(0x10)
+
+var errTruncated = errors.New("ends within an item")
+
+func appendItem(b, item []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(item))), item...)
+}
+
+// listItems yields the items of a list, as parts of b, and at the end what was wrong with the rest, if anything. The
+// empty list may be nil.
+func listItems(what string, b []byte) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if len(b) == 0 {
+			return
+		}
+		if v := tlv.Version(b[0]); v.Major() != listVersion.Major() {
+			yield(nil, &tlv.VersionError{What: what, Got: v, Want: listVersion})
+			return
+		}
+		for rest := b[1:]; len(rest) > 0; {
+			if len(rest) < 4 || uint64(binary.BigEndian.Uint32(rest)) > uint64(len(rest)-4) {
+				yield(nil, fmt.Errorf("%s: %w", what, errTruncated))
+				return
+			}
+			n := int(binary.BigEndian.Uint32(rest))
+			if !yield(rest[4:4+n:4+n], nil) {
+				return
+			}
+			rest = rest[4+n:]
+		}
+	}
+}
