@@ -1,0 +1,357 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/ipam/ring"
+	"weft/ipam/space"
+	"weft/mesh/peer"
+)
+
+// storeRetry is how often a store that could not be written is tried again.
+const storeRetry = time.Second
+
+// ErrStopped is the answer of an allocator whose Run has ended.
+var ErrStopped = errors.New("the address allocator has stopped")
+
+// Allocator owns this node's part of the address space. All methods may be called from any goroutine.
+//
+// One goroutine, Run's, changes the state: it computes a change, commits it to the store, and only then takes mu and
+// makes it visible. Whoever reads takes mu for reading and so never waits for a disk or a peer.
+//
+//	           Run
+//	            |
+//	            v        10 s without a quorum
+//	starting (waiting) -----------------------> unconfirmed
+//	   |     |  \                                |    |
+//	   |     |   `------ heard a quorum ---------'    |
+//	   |     v                v                       |
+//	   |  confirmed <---------'                       |
+//	   |     |                                        |
+//	   '-----+--- a peer knows more of our writing ---'---> stopped: final, after a restart too
+//
+// and from confirmed, by HandBack, to left, which ends with the run.
+//
+// A node's first start, which has written nothing that could be forgotten, is confirmed from the outset.
+type Allocator struct {
+	cfg    Config
+	self   peer.ID
+	log    *slog.Logger
+	verify ring.Verifier
+
+	calls    chan func()   // work for Run's goroutine
+	stopping chan struct{} // closed when Run accepts no more of it
+	asks     chan struct{} // tells the asker that space may be short; capacity 1
+
+	// Only Run's goroutine uses these.
+	waiting  []*waiter
+	woken    []netip.Addr // addresses that have rested, whose entries are still in the store
+	storeErr error        // the last commit failed: what is stored must be read again
+	start    start        // of this run
+
+	mu       sync.RWMutex // guards all below
+	phase    phase
+	stopped  string // why, in phase stopped
+	ring     *ring.Ring
+	blocks   map[peer.ID][]netip.Prefix // of the ring, with linked IPv6
+	space    *space.Space
+	claims   map[netip.Addr]claim // by IPv4 address
+	byName   map[claimName]netip.Addr
+	host     netip.Addr // key of the host's claim; zero while there is none
+	heard    map[peer.ID]start
+	served   map[peer.ID]served
+	answered peer.Set     // who answered since the start, this node included
+	voters   []peer.Voter // own view and theirs
+	outcome  outcome      // of the last round of asking for space
+	problem  string       // with the store
+	heirs    []peer.ID    // who got the space, in phase left
+	watchers []chan struct{}
+}
+
+type claimName struct{ container, ifname string }
+
+// phase is where an allocator stands; see the drawing at Allocator.
+type phase uint8
+
+const (
+	phaseStarting phase = iota
+	phaseUnconfirmed
+	phaseConfirmed
+	phaseStopped
+	phaseLeft
+)
+
+// New checks the configuration and loads the store. What was stored can be read from then on; everything else begins
+// with Run.
+func New(cfg Config) (*Allocator, error) {
+	for _, p := range cfg.Universe.Pools() {
+		if !p.Prefix.Addr().Is4() {
+			return nil, fmt.Errorf("pool %s: this weft gives out IPv6 addresses only as twins of IPv4 ones", p.Prefix)
+		}
+	}
+	if cfg.Linked6.IsValid() && (cfg.Linked6.Bits() != space.LinkedBits || !cfg.Linked6.Addr().Is6()) {
+		return nil, fmt.Errorf("linked IPv6 prefix %s: want a /%d", cfg.Linked6, space.LinkedBits)
+	}
+	if cfg.ConfirmWait == 0 {
+		cfg.ConfirmWait = defaultConfirmWait
+	}
+	if cfg.CoolFor == 0 {
+		cfg.CoolFor = defaultCoolFor
+	}
+	a := &Allocator{
+		cfg:      cfg,
+		self:     cfg.Signer.ID(),
+		log:      cfg.Log,
+		verify:   ring.Keys(cfg.Keys),
+		calls:    make(chan func()),
+		stopping: make(chan struct{}),
+		asks:     make(chan struct{}, 1),
+	}
+	st, err := load(cfg.Store, cfg.Universe, cfg.Linked6)
+	if err != nil {
+		return nil, err
+	}
+	a.adopt(st)
+	return a, nil
+}
+
+// adopt makes a loaded state the current one.
+func (a *Allocator) adopt(st *state) {
+	sp := space.New(a.cfg.Universe.Pools(), a.cfg.CoolFor)
+	claims := make(map[netip.Addr]claim, len(st.claims))
+	byName := make(map[claimName]netip.Addr, len(st.claims))
+	var host netip.Addr
+	for _, c := range st.claims {
+		sp.Take(c.V4)
+		claims[c.V4] = c
+		if c.host {
+			host = c.V4
+		} else {
+			byName[claimName{c.Container, c.IfName}] = c.V4
+		}
+	}
+	// When they were released is not known, by the clock of this boot: they rest anew.
+	now := time.Now()
+	for _, addr := range st.resting {
+		if _, used := claims[addr]; !used {
+			sp.Take(addr)
+			sp.Release(addr, now)
+		}
+	}
+	a.start.incarnation = st.incarnation
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.space, a.claims, a.byName, a.host = sp, claims, byName, host
+	a.heard, a.served = st.heard, st.served
+	a.setRing(st.ring)
+	if st.stopped != "" {
+		a.phase, a.stopped = phaseStopped, st.stopped
+	}
+}
+
+// setRing makes r visible; mu is held.
+func (a *Allocator) setRing(r *ring.Ring) {
+	a.ring = r
+	a.blocks = r.Owners()
+	a.space.SetBlocks(a.blocks[a.self])
+	if a.cfg.Linked6.IsValid() {
+		for id, blocks := range a.blocks {
+			for _, b := range slices.Clone(blocks) {
+				blocks = append(blocks, space.LinkedBlock(a.cfg.Linked6, b))
+			}
+			a.blocks[id] = blocks
+		}
+	}
+}
+
+// Run works until ctx ends, then closes the store. It returns when everything that it started has ended.
+func (a *Allocator) Run(ctx context.Context) (err error) {
+	defer func() {
+		close(a.stopping)
+		for _, w := range a.waiting {
+			w.answer(Claim{}, ErrStopped)
+		}
+		a.waiting = nil
+		err = errors.Join(err, a.cfg.Store.Close())
+	}()
+	if err := a.begin(); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { a.confirm(ctx) })
+	wg.Go(func() { a.ask(ctx) })
+
+	giveUp := time.NewTimer(a.cfg.ConfirmWait)
+	defer giveUp.Stop()
+	wake := time.NewTimer(0)
+	defer wake.Stop()
+	for {
+		a.settle()
+		if a.storeErr != nil {
+			wake.Reset(storeRetry)
+		} else if next, ok := a.space.NextWake(); ok {
+			wake.Reset(time.Until(next))
+		}
+		select {
+		case f := <-a.calls:
+			f()
+		case <-wake.C:
+		case <-giveUp.C:
+			a.doubt()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// begin makes this start known to the disk before anything else happens.
+func (a *Allocator) begin() error {
+	first := a.start.incarnation == 0
+	next := start{a.start.incarnation + 1, rand.Uint64()}
+	if err := a.commit(putFormat(), putIncarnation(next.incarnation)); err != nil {
+		return err
+	}
+	a.start = next
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answered = peer.SetOf(a.self)
+	if first && a.phase == phaseStarting {
+		a.phase = phaseConfirmed
+	}
+	return nil
+}
+
+// settle does what follows from any change: addresses that have rested are free, the host has an address, and claims
+// that wait are tried again.
+func (a *Allocator) settle() {
+	a.mu.Lock()
+	woken := a.space.Wake(time.Now())
+	a.mu.Unlock()
+	a.woken = append(a.woken, woken...) // deleted with the next commit
+	if a.storeErr != nil && a.reload() != nil {
+		return
+	}
+	a.settleHost()
+	a.tryWaiting()
+	if a.short() {
+		a.poke()
+	}
+}
+
+// poke wakes the asker.
+func (a *Allocator) poke() {
+	select {
+	case a.asks <- struct{}{}:
+	default:
+	}
+}
+
+// commit writes one transaction. After an error nothing is certain, so nothing is written until the store was read.
+func (a *Allocator) commit(ops ...Op) error {
+	if a.storeErr != nil {
+		if err := a.reload(); err != nil {
+			return err
+		}
+	}
+	for _, addr := range a.woken {
+		ops = append([]Op{deleteRest(addr)}, ops...) // first: the address may be released again by ops
+	}
+	if err := a.cfg.Store.Commit(ops); err != nil {
+		a.storeErr = err
+		a.log.Error("address store not written", "err", err)
+		a.setProblem(err.Error())
+		return err
+	}
+	a.woken = nil
+	return nil
+}
+
+// reload makes what is stored the state again, after a commit of which nobody knows whether it was one.
+func (a *Allocator) reload() error {
+	st, err := load(a.cfg.Store, a.cfg.Universe, a.cfg.Linked6)
+	if err != nil {
+		a.setProblem(err.Error())
+		return err
+	}
+	current := a.start
+	a.adopt(st)
+	if a.start.incarnation == current.incarnation {
+		a.start = current
+	}
+	a.woken, a.storeErr = nil, nil
+	a.setProblem("")
+	a.cfg.Network.Changed()
+	return nil
+}
+
+func (a *Allocator) setProblem(p string) {
+	a.mu.Lock()
+	a.problem = p
+	a.mu.Unlock()
+	a.notify()
+}
+
+// do runs f on Run's goroutine. f does not wait for anything but the disk.
+func (a *Allocator) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case a.calls <- func() { defer close(done); f() }:
+		<-done
+		return nil
+	case <-a.stopping:
+		return ErrStopped
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Watch makes a channel that gets a value when Blocks, Claims, HostAddress or Status may have changed. Call it once per
+// consumer: it lives as long as the allocator.
+func (a *Allocator) Watch() <-chan struct{} {
+	ch := make(chan struct{}, 1)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.watchers = append(a.watchers, ch)
+	return ch
+}
+
+func (a *Allocator) notify() {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for _, ch := range a.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Blocks lists who owns what, as few prefixes as possible each, IPv4 before the linked IPv6 blocks, this node too. The
+// caller does not change the slices.
+func (a *Allocator) Blocks() map[peer.ID][]netip.Prefix {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return maps.Clone(a.blocks)
+}
+
+// Runs lists the ring for people: who owns which block since which write. The caller does not change it.
+func (a *Allocator) Runs() []ring.Run { return a.current().Runs() }
+
+// current is the ring as it is now.
+func (a *Allocator) current() *ring.Ring {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.ring
+}

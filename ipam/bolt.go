@@ -1,0 +1,107 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// lockTimeout is how long to wait for another process that has the file open: long enough for one that is ending.
+const lockTimeout = 2 * time.Second
+
+// Bolt is a Store in one bbolt file.
+type Bolt struct{ db *bbolt.DB }
+
+var _ Store = (*Bolt)(nil)
+
+// OpenBolt opens or creates the store in a file. Only one process can have it open.
+func OpenBolt(path string) (*Bolt, error) {
+	var db *bbolt.DB
+	err := guard(path, func() (err error) {
+		// The list of free pages is rebuilt on opening; not writing it makes a commit smaller.
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+		})
+		return err
+	})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("another weftd uses %s. Stop it, or give this one a --state of its own", path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, damaged(path, err)
+	case err != nil:
+		return nil, fmt.Errorf("open address store: %w", err)
+	}
+	return &Bolt{db: db}, nil
+}
+
+// Load yields every entry, tables that this build does not know included.
+func (b *Bolt) Load(yield func(table Table, key, value []byte) error) error {
+	var stop error // yield's own error, which says nothing about the file
+	err := guard(b.db.Path(), func() error {
+		return b.db.View(func(tx *bbolt.Tx) error {
+			return tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+				return bucket.ForEach(func(key, value []byte) error {
+					stop = yield(Table(name), key, value)
+					return stop
+				})
+			})
+		})
+	})
+	if stop == nil && err != nil {
+		return fmt.Errorf("read address store: %w", err)
+	}
+	return err
+}
+
+// Commit writes one transaction and syncs the file.
+func (b *Bolt) Commit(ops []Op) error {
+	err := guard(b.db.Path(), func() error {
+		return b.db.Update(func(tx *bbolt.Tx) error {
+			for _, op := range ops {
+				bucket, err := tx.CreateBucketIfNotExists([]byte(op.Table))
+				if err != nil {
+					return err
+				}
+				// The keys and values of a transaction must not change until it ends.
+				if op.Value == nil {
+					err = bucket.Delete(op.Key)
+				} else {
+					err = bucket.Put(slices.Clone(op.Key), slices.Clone(op.Value))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("write address store: %w", err)
+	}
+	return nil
+}
+
+// Close ends the use of the file.
+func (b *Bolt) Close() error { return b.db.Close() }
+
+// guard turns the panics by which bbolt answers a damaged file into an error, reads beyond a truncated one included.
+func guard(path string, f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = damaged(path, r)
+		}
+	}()
+	return f()
+}
+
+func damaged(path string, cause any) error {
+	return fmt.Errorf("%w: %s (%v). Its addresses are still this node's, and nobody else knows which are in use. "+
+		"Restore the file, or leave the cluster and join again: weft leave --purge", ErrDamaged, path, cause)
+}

@@ -1,0 +1,238 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/mesh/peer"
+)
+
+const (
+	callTimeout  = 2 * time.Second // for one answer of one member
+	parallel     = 8               // calls under way at once
+	confirmFirst = 500 * time.Millisecond
+	confirmLast  = 10 * time.Second
+
+	stoppedHint = ". It gives no more addresses; join again under a new identity: weft leave --purge"
+)
+
+// confirm asks the voters, until a quorum of them has answered since this start. Each hears which start this is and
+// remembers it durably; from each comes its ring, so that whatever this node has forgotten or missed is known before it
+// writes. A quorum of all voters that any of the answers names is needed, for this node's list may be old.
+func (a *Allocator) confirm(ctx context.Context) {
+	for pause := confirmFirst; ; pause = min(2*pause, confirmLast) {
+		waits, done := a.quorum(ctx)
+		if done || ctx.Err() != nil {
+			return
+		}
+		a.forEach(ctx, waits, func(ctx context.Context, id peer.ID) { a.sync(ctx, id) })
+		if _, done = a.quorum(ctx); done {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// forEach calls f for each member, a few at a time, each with the time of one call.
+func (a *Allocator) forEach(ctx context.Context, ids []peer.ID, f func(ctx context.Context, id peer.ID)) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, parallel)
+	for _, id := range ids {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			f(ctx, id)
+		})
+	}
+}
+
+// quorum lists the voters that are still waited for. It is done when a quorum has answered, and then confirms.
+func (a *Allocator) quorum(ctx context.Context) (waits []peer.ID, done bool) {
+	voters, answered, stopped := a.hearing()
+	if stopped {
+		return nil, true
+	}
+	if peer.Quorum(voters, answered) {
+		return nil, a.do(ctx, a.confirmed) == nil
+	}
+	for _, v := range voters {
+		if !answered.Has(v.ID) {
+			waits = append(waits, v.ID)
+		}
+	}
+	return waits, false
+}
+
+// hearing is who has to answer after a start and who has: all voters in this node's view and in those that came with
+// answers, without the removed.
+func (a *Allocator) hearing() (voters []peer.Voter, answered peer.Set, stopped bool) {
+	a.mu.RLock()
+	theirs, answered, stopped := a.voters, maps.Clone(a.answered), a.phase == phaseStopped
+	a.mu.RUnlock()
+	voters = slices.Clone(a.cfg.Network.Voters())
+	if len(theirs) == 0 {
+		return voters, answered, stopped
+	}
+	seen := make(peer.Set)
+	for _, v := range voters {
+		seen.Add(v.ID)
+	}
+	for _, p := range a.cfg.Network.Peers() {
+		if p.State == peer.Removed {
+			seen.Add(p.ID)
+		}
+	}
+	for _, v := range theirs {
+		if !seen.Has(v.ID) {
+			seen.Add(v.ID)
+			voters = append(voters, v)
+		}
+	}
+	return voters, answered, stopped
+}
+
+// confirmed ends the doubt after a start.
+func (a *Allocator) confirmed() {
+	a.mu.Lock()
+	was := a.phase
+	if was == phaseStarting || was == phaseUnconfirmed {
+		a.phase = phaseConfirmed
+	}
+	a.mu.Unlock()
+	if was != phaseConfirmed {
+		a.log.Info("confirmed by a quorum")
+		a.notify()
+	}
+}
+
+// doubt begins to serve without confirmation, unless that is not wanted.
+func (a *Allocator) doubt() {
+	if a.cfg.Strict || a.phase != phaseStarting {
+		return
+	}
+	a.mu.Lock()
+	a.phase = phaseUnconfirmed
+	a.mu.Unlock()
+	a.log.Warn("serving unconfirmed", "reason", a.Status().Reason)
+	a.notify()
+}
+
+// serves reports whether addresses may be given.
+func (a *Allocator) serves() bool { return a.phase == phaseConfirmed || a.phase == phaseUnconfirmed }
+
+// sync tells one member of this start and learns what it knows.
+func (a *Allocator) sync(ctx context.Context, id peer.ID) {
+	var req syncRequest
+	if err := a.do(ctx, func() { req = syncRequest{a.start, a.ring.Digest()} }); err != nil {
+		return
+	}
+	b, err := a.cfg.Network.Call(ctx, id, methodSync, req.encode())
+	if err != nil {
+		a.log.Debug("no answer to sync", "peer", id, "err", err)
+		return
+	}
+	answer, err := parseSyncAnswer(b)
+	if err != nil {
+		a.log.Warn("unreadable answer to sync", "peer", id, "err", err)
+		return
+	}
+	if answer.ring != nil {
+		rejected, err := a.merge(ctx, answer.ring)
+		if err != nil {
+			a.log.Warn("ring not merged", "peer", id, "err", err)
+			return // what it knows is not known here
+		}
+		if err := leftOut(rejected); err != nil {
+			a.log.Debug("part of a ring left out", "peer", id, "err", err)
+		}
+	}
+	err = a.do(ctx, func() {
+		if before := answer.before; before.incarnation > req.start.incarnation || before.incarnation == req.start.incarnation &&
+			before.number != req.start.number {
+			a.stop(fmt.Sprintf("%s has heard of start %d of this node, and this is start %d: its disk was set back or copied",
+				names(a.cfg.Network.Peers(), id), before.incarnation, req.start.incarnation))
+			return
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.answered.Add(id)
+		for _, v := range answer.voters {
+			if len(a.voters) < maxVoters && !slices.Contains(a.voters, v) {
+				a.voters = append(a.voters, v)
+			}
+		}
+	})
+	if err == nil {
+		a.notify()
+	}
+}
+
+// stop ends all writing under this identity, for good: others have seen things written by it that it does not know, so
+// what it believes to own may be somebody else's. Addresses that are in use stay in use.
+func (a *Allocator) stop(cause string) {
+	if a.phase == phaseStopped {
+		return
+	}
+	reason := cause + stoppedHint
+	if err := a.commit(putStopped(reason)); err != nil {
+		a.log.Error("identity stopped, but not on disk", "err", err)
+	}
+	a.setStopped(reason)
+}
+
+func (a *Allocator) setStopped(reason string) {
+	a.log.Error("identity stopped", "reason", reason)
+	a.mu.Lock()
+	a.phase, a.stopped = phaseStopped, reason
+	a.mu.Unlock()
+	a.notify()
+}
+
+// serveSync answers a member that has started.
+func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]byte, error) {
+	req, err := parseSyncRequest(b)
+	if err != nil {
+		return nil, err
+	}
+	var answer syncAnswer
+	var failed error
+	err = a.do(ctx, func() {
+		answer.before = a.heard[from]
+		newer := req.start.incarnation > answer.before.incarnation
+		if newer {
+			if failed = a.commit(putHeard(from, req.start)); failed != nil {
+				return
+			}
+			a.mu.Lock()
+			a.heard[from] = req.start
+			a.mu.Unlock()
+		}
+		if !slices.Equal(a.ring.Digest(), req.digest) {
+			answer.ring = a.ring.Encode()
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	answer.voters = a.cfg.Network.Voters()
+	answer.voters = answer.voters[:min(len(answer.voters), maxVoters)]
+	return answer.encode(), nil
+}

@@ -1,0 +1,2 @@
+// Package ipam gives addresses to containers.
+package ipam

@@ -1,0 +1,217 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"weft/ipam/ring"
+	"weft/mesh/peer"
+)
+
+// keepFree is how many addresses a lender keeps free for itself, at least.
+const keepFree = 16
+
+// serveSpare tells how large a block could be lent now. Nothing is promised by it.
+func (a *Allocator) serveSpare() spareAnswer {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	block, reason := a.spare()
+	if reason != lackNothing {
+		return spareAnswer{reason: reason}
+	}
+	return spareAnswer{size: 1 << (block.Addr().BitLen() - block.Bits())}
+}
+
+// spare is the block to lend; on Run's goroutine, or mu is held.
+func (a *Allocator) spare() (netip.Prefix, lack) {
+	switch a.phase {
+	case phaseStopped:
+		return netip.Prefix{}, lackIdentity
+	case phaseConfirmed:
+	default:
+		return netip.Prefix{}, lackConfirmed
+	}
+	block, ok := a.space.Spare(keepFree)
+	if !ok {
+		return netip.Prefix{}, lackSpace
+	}
+	return block, lackNothing
+}
+
+// serveGrant lends a block to a member.
+func (a *Allocator) serveGrant(ctx context.Context, from peer.ID, b []byte) ([]byte, error) {
+	req, err := parseGrantRequest(b)
+	if err != nil {
+		return nil, err
+	}
+	var answer grantAnswer
+	var failed error
+	if err := a.do(ctx, func() { answer, failed = a.lend(from, req.request) }); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return answer.encode(), nil
+}
+
+// lend writes a grant and makes it durable before anybody hears of it. A request that was answered before gets the same
+// answer, for the first one may have been lost.
+func (a *Allocator) lend(to peer.ID, request requestID) (grantAnswer, error) {
+	if a.storeErr != nil {
+		if err := a.reload(); err != nil {
+			return grantAnswer{}, err
+		}
+	}
+	if s, ok := a.served[to]; ok && s.request == request {
+		var grants []*ring.Grant
+		for g := range a.ring.Links {
+			if slices.Contains(s.grants, g.ID()) {
+				grants = append(grants, g)
+			}
+		}
+		if len(grants) < len(s.grants) {
+			return grantAnswer{ring: a.ring.Encode()}, nil // some of it has gone to others since
+		}
+		return grantAnswer{ring: a.ring.Proof(grants)}, nil
+	}
+	block, reason := a.spare()
+	if reason != lackNothing {
+		return grantAnswer{reason: reason}, nil
+	}
+	next, report, err := a.ring.Grant(a.cfg.Signer, block, to)
+	if err != nil {
+		return grantAnswer{}, err
+	}
+	s := served{request: request}
+	for _, g := range report.Added {
+		s.grants = append(s.grants, g.ID())
+	}
+	if len(next.Encode()) > ring.MaxWire || len(s.grants) > maxServed {
+		return grantAnswer{reason: lackSpace}, nil // others could not read the ring any more
+	}
+	if err := a.write(next, report, putServed(to, s)); err != nil {
+		return grantAnswer{}, err
+	}
+	a.mu.Lock()
+	a.served[to] = s
+	a.mu.Unlock()
+	a.log.Info("block lent", "block", block, "peer", to)
+	return grantAnswer{ring: next.Proof(report.Added)}, nil
+}
+
+// ErrInUse says that a node cannot hand back its space while containers have addresses of it.
+var ErrInUse = errors.New("addresses are in use")
+
+// HandBack gives all of this node's blocks to other members, each to the one that it came from where that is alive, and
+// returns when each has it on disk. The host's address goes too. Afterwards the node has nothing to give; it is for
+// leaving the cluster. After an error it may be called again.
+func (a *Allocator) HandBack(ctx context.Context) error {
+	var heirs []peer.ID
+	var proof []byte
+	var failed error
+	peers := a.cfg.Network.Peers()
+	if err := a.do(ctx, func() { heirs, proof, failed = a.handBack(peers) }); err != nil {
+		return fmt.Errorf("hand back space: %w", err)
+	}
+	if failed != nil {
+		return fmt.Errorf("hand back space: %w", failed)
+	}
+	var mu sync.Mutex // guards silent
+	var silent []error
+	a.forEach(ctx, heirs, func(ctx context.Context, heir peer.ID) {
+		if _, err := a.cfg.Network.Call(ctx, heir, methodPush, encodePush(proof)); err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			silent = append(silent, fmt.Errorf("hand back space: %s has not confirmed what it got: %w", names(peers, heir), err))
+		}
+	})
+	return errors.Join(silent...)
+}
+
+func (a *Allocator) handBack(peers []peer.Info) (heirs []peer.ID, proof []byte, err error) {
+	if a.storeErr != nil {
+		if err := a.reload(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if a.phase == phaseLeft {
+		return a.heirs, a.ring.Encode(), nil
+	}
+	if a.phase != phaseConfirmed {
+		return nil, nil, fmt.Errorf("%w: %s", ErrNotReady, a.sentence())
+	}
+	if n := len(a.byName); n > 0 {
+		return nil, nil, fmt.Errorf("%w: by %d interfaces. Detach them first: weft ip list", ErrInUse, n)
+	}
+	old, next := a.ring, a.ring
+	for _, block := range old.Blocks(a.self) {
+		heir, ok := heirOf(next, block, peers)
+		if !ok {
+			return nil, nil, fmt.Errorf("no member is alive that could take %s", block)
+		}
+		if !slices.Contains(heirs, heir) {
+			heirs = append(heirs, heir)
+		}
+		if next, _, err = next.Grant(a.cfg.Signer, block, heir); err != nil {
+			return nil, nil, err
+		}
+	}
+	report := next.Since(old)
+	var ops []Op
+	if c, ok := a.claims[a.host]; ok {
+		ops = append(ops, deleteClaim(c))
+	}
+	if err := a.write(next, report, ops...); err != nil {
+		return nil, nil, err
+	}
+	a.mu.Lock()
+	if a.host.IsValid() {
+		delete(a.claims, a.host)
+		a.space.Drop(a.host)
+		a.host = netip.Addr{}
+	}
+	a.phase, a.heirs = phaseLeft, heirs
+	a.mu.Unlock()
+	a.notify()
+	return heirs, next.Proof(report.Added), nil
+}
+
+// heirOf is who takes a block back: of those that are alive the one that it came from, the owner of its buddy, or
+// whoever owns most.
+func heirOf(r *ring.Ring, block netip.Prefix, peers []peer.Info) (peer.ID, bool) {
+	alive := make(peer.Set)
+	for _, p := range peers {
+		if p.State == peer.Alive {
+			alive.Add(p.ID)
+		}
+	}
+	for _, id := range r.Heirs(block) {
+		if alive.Has(id) {
+			return id, true
+		}
+	}
+	var best peer.ID
+	most := -1
+	owners := r.Owners()
+	for _, id := range alive.Sorted() {
+		if n := addresses(owners[id]); n > most {
+			best, most = id, n
+		}
+	}
+	return best, most >= 0
+}
+
+// addresses counts the IPv4 addresses of blocks.
+func addresses(blocks []netip.Prefix) (n int) {
+	for _, b := range blocks {
+		if b.Addr().Is4() {
+			n += 1 << (32 - b.Bits())
+		}
+	}
+	return n
+}

@@ -1,0 +1,209 @@
+package ipam
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"weft/crypto/tlv"
+	"weft/ipam/ring"
+	"weft/mesh/peer"
+)
+
+// The calls between members. Requests and answers are tlv fields under messageVersion; a ring in them is in the wire
+// form of package ring.
+const (
+	methodSync  = "ipam.sync"  // who starts tells which start it is, and hears what the other knows
+	methodSpare = "ipam.spare" // how large a block could be lent now
+	methodGrant = "ipam.grant" // lend one
+	methodPush  = "ipam.push"  // here is a ring; the answer comes when it is durable
+
+	messageVersion = tlv.Version(0x10)
+	maxVoters      = 1 << 12
+	maxMessage     = 1 << 20 // ring and voters fit together
+)
+
+// Methods lists the calls that HandleCall answers.
+func Methods() []string { return []string{methodSync, methodSpare, methodGrant, methodPush} }
+
+// syncRequest is what a node says of itself after its start.
+type syncRequest struct {
+	start  start
+	digest []byte // of its ring
+}
+
+// syncAnswer is what the other knows.
+type syncAnswer struct {
+	before start        // the last start of the asker that was heard of before this request
+	ring   []byte       // nil when the digests are equal
+	voters []peer.Voter // as the other sees them
+}
+
+// spareAnswer says how many addresses the largest block to lend has, and why there is none.
+type spareAnswer struct {
+	size   uint64
+	reason lack
+}
+
+// grantRequest asks for a block. A repeated request gets the same answer.
+type grantRequest struct{ request requestID }
+
+// grantAnswer brings a block with the proof of its grant, or says why there is none.
+type grantAnswer struct {
+	ring   []byte
+	reason lack
+}
+
+// lack is why a member lends nothing. It travels, so numbers are never given a new meaning.
+type lack uint8
+
+const (
+	lackNothing     lack = iota
+	lackSpace            // it has no block to spare
+	lackConfirmed        // it started and has not heard a quorum yet
+	lackIdentity         // it must not write under its identity any more
+	lackUnreachable      // it did not answer: never on the wire
+)
+
+const (
+	tagSyncIncarnation = 1
+	tagSyncStart       = 2
+	tagSyncDigest      = 3 // of the request
+	tagSyncRing        = 3 // of the answer
+	tagSyncVoters      = 4
+
+	tagSpareSize   = 1
+	tagSpareReason = 2
+
+	tagGrantRequest = 1
+	tagGrantRing    = 2
+	tagGrantReason  = 3
+
+	tagPushRing = 1
+)
+
+// parseLack takes a reason that this build does not know for the plainest one.
+func parseLack(b uint8) lack {
+	if l := lack(b); l < lackUnreachable {
+		return l
+	}
+	return lackSpace
+}
+
+func newMessage() []byte { return tlv.AppendVersion(nil, messageVersion) }
+
+func parseMessage(what string, b []byte) (*tlv.Reader, error) {
+	if len(b) > maxMessage {
+		return nil, fmt.Errorf("%s of %d bytes, at most %d", what, len(b), maxMessage)
+	}
+	_, f, err := tlv.ParseVersioned(what, b, messageVersion)
+	if err != nil {
+		return nil, err
+	}
+	return tlv.NewReader(f), nil
+}
+
+func (m syncRequest) encode() []byte {
+	b := tlv.AppendUint64(newMessage(), tagSyncIncarnation, m.start.incarnation)
+	b = tlv.AppendUint64(b, tagSyncStart, m.start.number)
+	return tlv.Append(b, tagSyncDigest, m.digest)
+}
+
+func parseSyncRequest(b []byte) (m syncRequest, err error) {
+	r, err := parseMessage("a sync request", b)
+	if err != nil {
+		return m, err
+	}
+	r.Require(tagSyncIncarnation, tagSyncStart)
+	m = syncRequest{start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}, r.Bytes(tagSyncDigest, 64)}
+	if m.start.incarnation == 0 {
+		r.Fail(errors.New("a start without a number"))
+	}
+	return m, r.Err()
+}
+
+func (m syncAnswer) encode() []byte {
+	b := tlv.AppendUint64(newMessage(), tagSyncIncarnation, m.before.incarnation)
+	b = tlv.AppendUint64(b, tagSyncStart, m.before.number)
+	if m.ring != nil {
+		b = tlv.Append(b, tagSyncRing, m.ring)
+	}
+	var voters [][]byte
+	for _, v := range m.voters {
+		voters = append(voters, binary.BigEndian.AppendUint64(v.ID[:], v.JoinSeq))
+	}
+	return tlv.AppendList(b, tagSyncVoters, voters)
+}
+
+func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
+	r, err := parseMessage("a sync answer", b)
+	if err != nil {
+		return m, err
+	}
+	r.Require(tagSyncIncarnation, tagSyncStart)
+	m.before = start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}
+	m.ring = r.Bytes(tagSyncRing, ring.MaxWire)
+	for _, v := range r.List(tagSyncVoters, maxVoters) {
+		if len(v) != peer.IDSize+8 {
+			r.Fail(fmt.Errorf("a voter of %d bytes", len(v)))
+			break
+		}
+		m.voters = append(m.voters, peer.Voter{ID: peer.ID(v[:peer.IDSize]), JoinSeq: binary.BigEndian.Uint64(v[peer.IDSize:])})
+	}
+	return m, r.Err()
+}
+
+func (m spareAnswer) encode() []byte {
+	b := tlv.AppendUint64(newMessage(), tagSpareSize, m.size)
+	return tlv.AppendUint8(b, tagSpareReason, uint8(m.reason))
+}
+
+func parseSpareAnswer(b []byte) (m spareAnswer, err error) {
+	r, err := parseMessage("an answer about spare space", b)
+	if err != nil {
+		return m, err
+	}
+	r.Require(tagSpareSize)
+	m = spareAnswer{r.Uint64(tagSpareSize), parseLack(r.Uint8(tagSpareReason))}
+	return m, r.Err()
+}
+
+func (m grantRequest) encode() []byte { return tlv.Append(newMessage(), tagGrantRequest, m.request[:]) }
+
+func parseGrantRequest(b []byte) (m grantRequest, err error) {
+	r, err := parseMessage("a request for space", b)
+	if err != nil {
+		return m, err
+	}
+	r.Require(tagGrantRequest)
+	r.Copy(tagGrantRequest, m.request[:])
+	return m, r.Err()
+}
+
+func (m grantAnswer) encode() []byte {
+	b := newMessage()
+	if m.ring != nil {
+		b = tlv.Append(b, tagGrantRing, m.ring)
+	}
+	return tlv.AppendUint8(b, tagGrantReason, uint8(m.reason))
+}
+
+func parseGrantAnswer(b []byte) (m grantAnswer, err error) {
+	r, err := parseMessage("an answer with space", b)
+	if err != nil {
+		return m, err
+	}
+	m = grantAnswer{r.Bytes(tagGrantRing, ring.MaxWire), parseLack(r.Uint8(tagGrantReason))}
+	return m, r.Err()
+}
+
+func encodePush(b []byte) []byte { return tlv.Append(newMessage(), tagPushRing, b) }
+
+func parsePush(b []byte) ([]byte, error) {
+	r, err := parseMessage("a pushed ring", b)
+	if err != nil {
+		return nil, err
+	}
+	r.Require(tagPushRing)
+	return r.Bytes(tagPushRing, ring.MaxWire), r.Err()
+}

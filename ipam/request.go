@@ -1,0 +1,233 @@
+package ipam
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/mesh/peer"
+)
+
+const (
+	askUsed  = 75 // per cent of own addresses in use, from which on more are asked for
+	askFirst = 250 * time.Millisecond
+	// askLast and restLast bound the pause between rounds: for a node that has nothing to give, and for one that asks
+	// ahead of need.
+	askLast  = 5 * time.Second
+	restLast = time.Minute
+)
+
+// outcome is what a round of asking for space came to.
+type outcome struct {
+	rounds int // ended so far
+	lacks  map[peer.ID]lack
+}
+
+// hopeless reports whether waiting for an address is of no use: a whole round that began after the first since rounds
+// has found that nobody has anything to lend, everybody has answered, and no address of this node's own rests.
+func (a *Allocator) hopeless(since int) bool {
+	if a.outcome.rounds < since+2 { // the round that was under way may have asked too early
+		return false
+	}
+	for id := range a.blocks {
+		if l, asked := a.outcome.lacks[id]; id != a.self && (!asked || l != lackSpace) {
+			return false
+		}
+	}
+	_, rests := a.space.NextWake()
+	return !rests
+}
+
+// short reports whether more space is wanted: there is none, or most of it is in use.
+func (a *Allocator) short() bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.phase == phaseStopped || a.phase == phaseLeft {
+		return false
+	}
+	used, free := a.space.Count()
+	return used*100 >= (used+free)*askUsed
+}
+
+// empty reports whether there is no address to give at all.
+func (a *Allocator) empty() bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	_, ok := a.space.Lowest()
+	return !ok
+}
+
+// ask asks others for space whenever it is short, ahead of need, so that claims do not wait for the network.
+func (a *Allocator) ask(ctx context.Context) {
+	requests := make(map[peer.ID]requestID)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.asks:
+		}
+		for pause := askFirst; a.short() && ctx.Err() == nil; pause *= 2 {
+			lacks, got := a.askRound(ctx, requests)
+			if ctx.Err() != nil {
+				return
+			}
+			// When the run ends before it can be told, nobody asks.
+			_ = a.do(ctx, func() {
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.outcome = outcome{a.outcome.rounds + 1, lacks}
+			})
+			a.notify()
+			if got {
+				break
+			}
+			limit := restLast
+			if a.empty() {
+				limit = askLast
+			}
+			if !a.rest(ctx, min(pause, limit)) {
+				return
+			}
+		}
+	}
+}
+
+// rest waits for d, or for half of it when there is reason to ask again; false when ctx has ended.
+func (a *Allocator) rest(ctx context.Context, d time.Duration) bool {
+	least, most := time.NewTimer(min(d, askFirst)), time.NewTimer(d)
+	defer least.Stop()
+	defer most.Stop()
+	select {
+	case <-least.C:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-most.C:
+	case <-a.asks:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// askRound asks all members that own space, those who own most first: what each could lend, then whoever could lend
+// most for it. It ends with the first block.
+func (a *Allocator) askRound(ctx context.Context, requests map[peer.ID]requestID) (lacks map[peer.ID]lack, got bool) {
+	lacks = make(map[peer.ID]lack)
+	lenders, others := a.lenders()
+	for _, id := range others {
+		lacks[id] = lackUnreachable
+	}
+	for chunk := range slices.Chunk(lenders, parallel) {
+		var mu sync.Mutex // guards sizes and lacks
+		sizes := make(map[peer.ID]uint64)
+		a.forEach(ctx, chunk, func(ctx context.Context, id peer.ID) {
+			answer := spareAnswer{reason: lackUnreachable}
+			if b, err := a.cfg.Network.Call(ctx, id, methodSpare, newMessage()); err == nil {
+				if answer, err = parseSpareAnswer(b); err != nil {
+					answer = spareAnswer{reason: lackUnreachable}
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if answer.reason == lackNothing {
+				sizes[id] = answer.size
+			} else {
+				lacks[id] = answer.reason
+			}
+		})
+		best := slices.DeleteFunc(chunk, func(id peer.ID) bool { _, ok := sizes[id]; return !ok })
+		slices.SortStableFunc(best, func(x, y peer.ID) int { return cmp.Compare(sizes[y], sizes[x]) })
+		for _, id := range best {
+			reason := a.askFor(ctx, id, requests)
+			if reason == lackNothing {
+				return lacks, true
+			}
+			lacks[id] = reason
+		}
+	}
+	return lacks, false
+}
+
+// lenders lists the members to ask for space: the living first, then those who own most. Others own space too, but have
+// been removed or are not known yet. Who owns nothing is neither.
+func (a *Allocator) lenders() (lenders, others []peer.ID) {
+	a.mu.RLock()
+	blocks := a.blocks
+	a.mu.RUnlock()
+	states := make(map[peer.ID]peer.State)
+	for _, p := range a.cfg.Network.Peers() {
+		states[p.ID] = p.State
+	}
+	for id := range blocks {
+		switch state, known := states[id]; {
+		case id == a.self:
+		case !known || state == peer.Removed:
+			others = append(others, id)
+		default:
+			lenders = append(lenders, id)
+		}
+	}
+	slices.SortFunc(lenders, func(x, y peer.ID) int {
+		return cmp.Or(cmp.Compare(dead(states[x]), dead(states[y])),
+			cmp.Compare(addresses(blocks[y]), addresses(blocks[x])), x.Compare(y))
+	})
+	return lenders, others
+}
+
+func dead(s peer.State) int {
+	if s == peer.Dead {
+		return 1
+	}
+	return 0
+}
+
+// askFor asks one member for a block. A request whose answer was lost is repeated under its name, so that the lender
+// gives no second block for it.
+func (a *Allocator) askFor(ctx context.Context, id peer.ID, requests map[peer.ID]requestID) lack {
+	request, repeated := requests[id]
+	if !repeated {
+		rand.Read(request[:])
+		requests[id] = request
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	b, err := a.cfg.Network.Call(ctx, id, methodGrant, grantRequest{request}.encode())
+	if err != nil {
+		a.log.Debug("no answer to a request for space", "peer", id, "err", err)
+		return lackUnreachable
+	}
+	delete(requests, id)
+	answer, err := parseGrantAnswer(b)
+	if err != nil {
+		a.log.Warn("unreadable answer to a request for space", "peer", id, "err", err)
+		return lackUnreachable
+	}
+	if answer.ring == nil {
+		return max(answer.reason, lackSpace)
+	}
+	before := a.owned()
+	rejected, err := a.merge(ctx, answer.ring)
+	if err == nil {
+		err = leftOut(rejected)
+	}
+	if err != nil {
+		a.log.Warn("space that was lent cannot be used", "peer", id, "err", err)
+		return lackUnreachable
+	}
+	if a.owned() == before {
+		return lackSpace // an old answer
+	}
+	return lackNothing
+}
+
+// owned counts this node's addresses.
+func (a *Allocator) owned() int {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return addresses(a.blocks[a.self])
+}

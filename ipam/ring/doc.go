@@ -1,0 +1,2 @@
+// Package ring says who owns which part of the cluster's address space.
+package ring

@@ -1,0 +1,283 @@
+package space
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"weft/ipam/ring"
+)
+
+const coolFor = time.Minute
+
+func prefixes(ss ...string) (ps []netip.Prefix) {
+	for _, s := range ss {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+func pools(prefix string, atomBits int) []ring.Pool {
+	return []ring.Pool{{Prefix: netip.MustParsePrefix(prefix), AtomBits: atomBits}}
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func TestSequences(t *testing.T) {
+	type step struct {
+		do   string // next, take, release, wake
+		addr string // argument, or what next and wake must answer; "" for none
+	}
+	for _, tt := range []struct {
+		name   string
+		pool   string
+		blocks []string
+		steps  []step
+	}{
+		{"lowest first, without the pool's first", "10.32.0.0/12", []string{"10.32.0.0/12"}, []step{
+			{"next", "10.32.0.1"}, {"next", "10.32.0.2"}, {"next", "10.32.0.3"},
+		}},
+		{"a block inside the pool is used up to its edges", "10.32.0.0/12", []string{"10.33.0.0/30"}, []step{
+			{"next", "10.33.0.0"}, {"next", "10.33.0.1"}, {"next", "10.33.0.2"}, {"next", "10.33.0.3"}, {"next", ""},
+		}},
+		{"the pool's last address is not given", "10.0.0.0/29", []string{"10.0.0.4/30"}, []step{
+			{"next", "10.0.0.4"}, {"next", "10.0.0.5"}, {"next", "10.0.0.6"}, {"next", ""},
+		}},
+		{"a gap is filled after its rest", "10.0.0.0/24", []string{"10.0.0.0/24"}, []step{
+			{"next", "10.0.0.1"}, {"next", "10.0.0.2"}, {"next", "10.0.0.3"}, {"release", "10.0.0.2"},
+			{"next", "10.0.0.4"}, {"wake", "10.0.0.2"}, {"next", "10.0.0.2"}, {"next", "10.0.0.5"},
+		}},
+		{"an address by name ends its rest", "10.0.0.0/24", []string{"10.0.0.0/24"}, []step{
+			{"take", "10.0.0.9"}, {"release", "10.0.0.9"}, {"take", "10.0.0.9"}, {"wake", ""},
+		}},
+		{"the next block when one is full", "10.0.0.0/24", []string{"10.0.0.128/31", "10.0.0.8/31"}, []step{
+			{"next", "10.0.0.8"}, {"next", "10.0.0.9"}, {"next", "10.0.0.128"}, {"next", "10.0.0.129"}, {"next", ""},
+		}},
+		{"the end of the address space", "255.255.255.0/24", []string{"255.255.255.252/30"}, []step{
+			{"next", "255.255.255.252"}, {"next", "255.255.255.253"}, {"next", "255.255.255.254"}, {"next", ""},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := New(pools(tt.pool, 32), coolFor)
+			s.SetBlocks(prefixes(tt.blocks...))
+			now := time.Unix(0, 0)
+			for i, step := range tt.steps {
+				switch step.do {
+				case "next":
+					a, ok := s.Lowest()
+					if ok != (step.addr != "") || ok && a.String() != step.addr {
+						t.Fatalf("step %d: lowest is %v, %v, want %q", i, a, ok, step.addr)
+					}
+					if ok {
+						s.Take(a)
+					}
+				case "take":
+					if err := s.Check(addr(step.addr)); err != nil {
+						t.Fatalf("step %d: %v", i, err)
+					}
+					s.Take(addr(step.addr))
+				case "release":
+					s.Release(addr(step.addr), now)
+				case "wake":
+					now = now.Add(coolFor)
+					woken := s.Wake(now)
+					if len(woken) != min(1, len(step.addr)) || len(woken) == 1 && woken[0].String() != step.addr {
+						t.Fatalf("step %d: woke %v, want %q", i, woken, step.addr)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestWhyAnAddressCannotBeTaken(t *testing.T) {
+	s := New(pools("10.0.0.0/24", 26), coolFor)
+	s.SetBlocks(prefixes("10.0.0.0/25"))
+	s.Take(addr("10.0.0.5"))
+	for a, want := range map[string]error{
+		"10.0.0.0": ErrReserved, "10.0.0.5": ErrTaken, "10.0.0.200": ErrOutside, "fd00::1": ErrOutside, "10.0.0.6": nil,
+	} {
+		if err := s.Check(addr(a)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", a, err, want)
+		}
+	}
+}
+
+func TestSpare(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		blocks []string
+		taken  []string
+		keep   int
+		want   string
+	}{
+		{"the upper half of all", []string{"10.32.0.0/12"}, nil, 16, "10.40.0.0/13"},
+		{"with pods at the bottom", []string{"10.32.0.0/12"}, []string{"10.32.0.1", "10.32.3.9"}, 16, "10.40.0.0/13"},
+		{"a pod in the upper half", []string{"10.32.0.0/12"}, []string{"10.40.0.1"}, 16, "10.44.0.0/14"},
+		{"a pod in the upper half of the upper half", []string{"10.32.0.0/12"}, []string{"10.44.0.1"}, 16, "10.36.0.0/14"},
+		{"the largest block", []string{"10.32.0.0/22", "10.33.0.0/21"}, nil, 16, "10.33.4.0/22"},
+		{"equal blocks: the highest", []string{"10.32.0.0/22", "10.33.0.0/22"}, nil, 16, "10.33.2.0/23"},
+		{"two atoms", []string{"10.32.0.0/25"}, []string{"10.32.0.1"}, 16, "10.32.0.64/26"},
+		{"two atoms, the upper one used", []string{"10.32.0.0/25"}, []string{"10.32.0.65"}, 16, "10.32.0.0/26"},
+		{"a whole atom beside others", []string{"10.32.0.0/26", "10.32.1.0/26"}, []string{"10.32.0.1"}, 16, "10.32.1.0/26"},
+		{"nothing but one atom", []string{"10.32.0.0/26"}, nil, 16, ""},
+		{"all atoms used a little", []string{"10.32.0.0/25"}, []string{"10.32.0.1", "10.32.0.64"}, 16, ""},
+		{"too few would stay", []string{"10.32.0.0/25"}, []string{"10.32.0.1"}, 64, ""},
+		{"nothing", nil, nil, 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := New(pools("10.32.0.0/12", 26), coolFor)
+			s.SetBlocks(prefixes(tt.blocks...))
+			for _, a := range tt.taken {
+				s.Take(addr(a))
+			}
+			got, ok := s.Spare(tt.keep)
+			if ok != (tt.want != "") || ok && got.String() != tt.want {
+				t.Errorf("spare %v, %v, want %q", got, ok, tt.want)
+			}
+		})
+	}
+}
+
+func TestARestingAddressIsNotLent(t *testing.T) {
+	s := New(pools("10.32.0.0/24", 26), coolFor)
+	s.SetBlocks(prefixes("10.32.0.0/24"))
+	now := time.Unix(0, 0)
+	s.Take(addr("10.32.0.200"))
+	s.Release(addr("10.32.0.200"), now)
+	if p, _ := s.Spare(0); p.Contains(addr("10.32.0.200")) {
+		t.Errorf("lends %s", p)
+	}
+	if until, ok := s.NextWake(); !ok || !until.Equal(now.Add(coolFor)) {
+		t.Errorf("next wake %v, %v", until, ok)
+	}
+	s.Wake(now.Add(coolFor))
+	if p, _ := s.Spare(0); p.String() != "10.32.0.128/25" {
+		t.Errorf("lends %s", p)
+	}
+}
+
+// TestSpaceAgainstAMap compares with the plainest model: a map of what is taken.
+func TestSpaceAgainstAMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pool := netip.MustParsePrefix("10.0.0.0/26")
+		blocks := rapid.SampledFrom([][]netip.Prefix{
+			prefixes("10.0.0.0/26"), prefixes("10.0.0.32/27"), prefixes("10.0.0.0/28", "10.0.0.32/28"), nil,
+		})
+		s := New(pools(pool.String(), 28), coolFor)
+		own := blocks.Draw(t, "blocks")
+		s.SetBlocks(own)
+		now := time.Unix(0, 0)
+		taken := map[netip.Addr]bool{}
+		resting := map[netip.Addr]time.Time{}
+		usable := func(a netip.Addr) bool {
+			in := a != addr("10.0.0.0") && a != addr("10.0.0.63")
+			for _, p := range own {
+				if p.Contains(a) {
+					return in
+				}
+			}
+			return false
+		}
+		any := rapid.Custom(func(t *rapid.T) netip.Addr { return addrOf(10<<24 + rapid.Uint32Range(0, 63).Draw(t, "addr")) })
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			switch rapid.SampledFrom([]string{"next", "take", "release", "drop", "time", "blocks"}).Draw(t, "do") {
+			case "next":
+				got, ok := s.Lowest()
+				want := netip.Addr{}
+				for a := pool.Addr(); pool.Contains(a); a = a.Next() {
+					if _, rests := resting[a]; usable(a) && !taken[a] && !rests {
+						want = a
+						break
+					}
+				}
+				if got != want || ok != want.IsValid() {
+					t.Fatalf("lowest %v, want %v", got, want)
+				}
+				if ok {
+					s.Take(got)
+					taken[got] = true
+				}
+			case "take":
+				a := any.Draw(t, "a")
+				if err := s.Check(a); (err == nil) != (usable(a) && !taken[a]) {
+					t.Fatalf("check %v: %v", a, err)
+				}
+				s.Take(a)
+				taken[a] = true
+				delete(resting, a)
+			case "release":
+				if a := any.Draw(t, "a"); taken[a] {
+					s.Release(a, now)
+					delete(taken, a)
+					resting[a] = now.Add(coolFor)
+				}
+			case "drop":
+				a := any.Draw(t, "a")
+				s.Drop(a)
+				delete(taken, a)
+				delete(resting, a)
+			case "time":
+				now = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "seconds")) * time.Second)
+				for _, a := range s.Wake(now) {
+					if until, ok := resting[a]; !ok || until.After(now) {
+						t.Fatalf("%v woke too early", a)
+					}
+					delete(resting, a)
+				}
+				for a, until := range resting {
+					if !until.After(now) {
+						t.Fatalf("%v did not wake", a)
+					}
+				}
+			case "blocks":
+				own = blocks.Draw(t, "blocks")
+				s.SetBlocks(own)
+			}
+			used, free := 0, 0
+			for a := pool.Addr(); pool.Contains(a); a = a.Next() {
+				switch {
+				case taken[a] && s.Owns(a):
+					used++
+				case usable(a):
+					free++
+				}
+			}
+			gotUsed, gotFree := s.Count()
+			if reservedTaken := taken[addr("10.0.0.0")] || taken[addr("10.0.0.63")]; !reservedTaken &&
+				resting[addr("10.0.0.0")].IsZero() && resting[addr("10.0.0.63")].IsZero() && (used != gotUsed || free != gotFree) {
+				t.Fatalf("count %d used, %d free, want %d and %d", gotUsed, gotFree, used, free)
+			}
+			if p, ok := s.Spare(0); ok {
+				for a := p.Addr(); p.Contains(a); a = a.Next() {
+					if _, rests := resting[a]; taken[a] || rests || !s.Owns(a) {
+						t.Fatalf("would lend %s, where %s is not free", p, a)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestLinked(t *testing.T) {
+	p := netip.MustParsePrefix("fd12:3456:789a::/96")
+	six := Linked(p, addr("10.32.0.1"))
+	if six.String() != "fd12:3456:789a::a20:1" {
+		t.Error(six)
+	}
+	if four, ok := Unlinked(p, six); !ok || four != addr("10.32.0.1") {
+		t.Error(four, ok)
+	}
+	if _, ok := Unlinked(p, addr("fd00::1")); ok {
+		t.Error("a foreign address has a twin")
+	}
+	if got := LinkedBlock(p, netip.MustParsePrefix("10.32.4.0/22")).String(); got != "fd12:3456:789a::a20:400/118" {
+		t.Error(got)
+	}
+	if Linked(netip.Prefix{}, addr("10.32.0.1")).IsValid() {
+		t.Error("a twin without a prefix")
+	}
+}
