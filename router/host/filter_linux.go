@@ -1,0 +1,398 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	mnetlink "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// filterBuffer is what the netlink sockets are given: a transaction is one message, and the answers to a large one
+	// do not fit into the default.
+	filterBuffer = 8 << 20
+	// filterRounds bounds how often the table is read, changed and read again until nothing differs.
+	filterRounds = 4
+)
+
+// filter keeps weft's nftables table. The kernel is read anew for each change, so nothing that others did to the table is
+// missed; what the last rule sets were is kept, so that a table that vanished comes back complete in one transaction.
+type filter struct {
+	h *Host
+
+	mu    sync.Mutex // guards parts, and makes one transaction at a time
+	parts map[string]compiledSet
+}
+
+func (f *filter) init(h *Host) { f.h, f.parts = h, make(map[string]compiledSet) }
+
+// compiledSet is a rule set checked and encoded.
+type compiledSet struct {
+	sets     map[string]FilterSet
+	elements map[string]map[element]bool
+	chains   map[string]compiledChain
+	order    []string // of the chains
+}
+
+type compiledChain struct {
+	Chain
+	rules []compiledRule
+}
+
+type compiledRule struct {
+	exprs []expr.Any
+	mark  string // comment by which the rule is known again: its name and the hash of its text
+}
+
+// compile checks a whole rule set before anything is changed.
+func compile(rs Ruleset) (compiledSet, error) {
+	out := compiledSet{sets: map[string]FilterSet{}, elements: map[string]map[element]bool{}, chains: map[string]compiledChain{}}
+	for _, s := range rs.Sets {
+		if !owns(rs.Owner, s.Name) {
+			return out, fmt.Errorf("set %s: not a name of owner %q", s.Name, rs.Owner)
+		}
+		elements, err := encodeElements(s)
+		if err != nil {
+			return out, err
+		}
+		out.sets[s.Name], out.elements[s.Name] = s, elements
+	}
+	for _, c := range rs.Chains {
+		if !owns(rs.Owner, c.Name) {
+			return out, fmt.Errorf("chain %s: not a name of owner %q", c.Name, rs.Owner)
+		}
+		cc := compiledChain{Chain: c}
+		for _, rule := range c.Rules {
+			exprs, comment, err := compileRule(rule, out.sets)
+			if err != nil {
+				return out, fmt.Errorf("chain %s: %w", c.Name, err)
+			}
+			sum := sha256.Sum256([]byte(rule))
+			cc.rules = append(cc.rules, compiledRule{exprs, strings.TrimSpace(comment + " #" + hex.EncodeToString(sum[:6]))})
+		}
+		out.chains[c.Name] = cc
+		out.order = append(out.order, c.Name)
+	}
+	return out, nil
+}
+
+func owns(owner, name string) bool {
+	before, _, dotted := strings.Cut(name, ".")
+	if owner == "" {
+		return !dotted
+	}
+	return dotted && before == owner
+}
+
+// conn opens a connection for one reading or transaction; a lasting one would carry an error's leftovers into the next.
+func (f *filter) conn() (*nftables.Conn, error) {
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(f.h.ns)),
+		nftables.WithSockOptions(func(c *mnetlink.Conn) error {
+			// Without the privilege to force them the buffers are as large as the machine allows, which does for all but
+			// the largest rule sets.
+			_ = c.SetReadBuffer(filterBuffer)
+			_ = c.SetWriteBuffer(filterBuffer)
+			return nil
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", explain(err))
+	}
+	return c, nil
+}
+
+// Filter makes one owner's part of the table equal to want, and reports how many changes that took. A rule set without
+// sets and chains removes the owner's part.
+func (h *Host) Filter(ctx context.Context, want Ruleset) (int, error) {
+	f := &h.filter
+	part, err := compile(want)
+	if err != nil {
+		return 0, fmt.Errorf("compile nftables rules: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.parts[want.Owner] = part
+	if len(part.sets) == 0 && len(part.chains) == 0 {
+		delete(f.parts, want.Owner)
+	}
+	total := 0
+	var last error
+	for range filterRounds {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n, err := f.round(want.Owner, part)
+		total += n
+		if n == 0 && err == nil {
+			return total, nil
+		}
+		// An error may come although the kernel has committed, or because somebody else changed the table meanwhile: what
+		// counts is what the next reading says.
+		last = err
+	}
+	if last == nil {
+		last = errors.New("the table does not stay as it was set; does another program change it?")
+	}
+	return total, fmt.Errorf("set nftables table %s: %w", Table, last)
+}
+
+// round reads the owner's part, and sends what differs as one transaction.
+func (f *filter) round(owner string, want compiledSet) (changes int, err error) {
+	c, err := f.conn()
+	if err != nil {
+		return 0, err
+	}
+	defer c.CloseLasting()
+	have, err := readTable(c, owner, want)
+	if err != nil {
+		return 0, err
+	}
+	if have == nil { // complete, with every owner's part, so that no packet ever meets half of it
+		if len(f.parts) == 0 {
+			return 0, nil
+		}
+		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: Table})
+		for _, o := range slices.Sorted(maps.Keys(f.parts)) {
+			n, err := f.parts[o].send(c, table, &tableState{})
+			if err != nil {
+				return 0, err
+			}
+			changes += n
+		}
+		return changes + 1, c.Flush()
+	}
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
+	changes, err = want.send(c, table, have)
+	if err != nil || changes == 0 {
+		return 0, err
+	}
+	return changes, c.Flush()
+}
+
+// tableState is one owner's part of the table as the kernel has it.
+type tableState struct {
+	sets   map[string]map[element]bool
+	chains map[string][]string // marks of the rules
+}
+
+// readTable answers nil when there is no table.
+func readTable(c *nftables.Conn, owner string, want compiledSet) (*tableState, error) {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", explain(err))
+	}
+	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == Table })
+	if i < 0 {
+		return nil, nil
+	}
+	table := tables[i]
+	have := &tableState{sets: map[string]map[element]bool{}, chains: map[string][]string{}}
+	sets, err := c.GetSets(table)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables sets: %w", err)
+	}
+	for _, s := range sets {
+		if !owns(owner, s.Name) || s.Anonymous {
+			continue
+		}
+		w, known := want.sets[s.Name]
+		if !known {
+			have.sets[s.Name] = nil // to be removed, whatever is in it
+			continue
+		}
+		list, err := c.GetSetElements(s)
+		if err != nil {
+			return nil, fmt.Errorf("list elements of %s: %w", s.Name, err)
+		}
+		have.sets[s.Name] = fromKernel(w, list)
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, ch := range chains {
+		if ch.Table.Name != Table || !owns(owner, ch.Name) {
+			continue
+		}
+		rules, err := c.GetRules(table, ch)
+		if err != nil {
+			return nil, fmt.Errorf("list rules of %s: %w", ch.Name, err)
+		}
+		marks := []string{}
+		for _, r := range rules {
+			mark, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			marks = append(marks, mark)
+		}
+		have.chains[ch.Name] = marks
+	}
+	return have, nil
+}
+
+// send queues the difference between have and want: first what rules refer to, then rules, then what nothing refers to
+// any more.
+func (want compiledSet) send(c *nftables.Conn, table *nftables.Table, have *tableState) (changes int, err error) {
+	for _, name := range slices.Sorted(maps.Keys(want.sets)) {
+		n, err := want.sendSet(c, table, name, have)
+		if err != nil {
+			return changes, err
+		}
+		changes += n
+	}
+	var changed []string
+	for _, name := range want.order {
+		ch := want.chains[name]
+		marks, exists := have.chains[name]
+		if !exists {
+			c.AddChain(kernelChain(table, ch.Chain))
+			changes++
+		}
+		if !exists || !slices.EqualFunc(ch.rules, marks, func(r compiledRule, mark string) bool { return r.mark == mark }) {
+			changed = append(changed, name)
+		}
+	}
+	for _, name := range changed {
+		ch := &nftables.Chain{Table: table, Name: name}
+		c.FlushChain(ch)
+		for _, r := range want.chains[name].rules {
+			c.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.mark)})
+		}
+		changes++
+	}
+	var stale []*nftables.Chain
+	for _, name := range slices.Sorted(maps.Keys(have.chains)) {
+		if _, wanted := want.chains[name]; !wanted {
+			ch := &nftables.Chain{Table: table, Name: name}
+			c.FlushChain(ch)
+			stale = append(stale, ch)
+		}
+	}
+	for _, ch := range stale {
+		c.DelChain(ch)
+		changes++
+	}
+	for _, name := range slices.Sorted(maps.Keys(have.sets)) {
+		if _, wanted := want.sets[name]; !wanted {
+			c.DelSet(&nftables.Set{Table: table, Name: name})
+			changes++
+		}
+	}
+	return changes, nil
+}
+
+func (want compiledSet) sendSet(c *nftables.Conn, table *nftables.Table, name string, have *tableState) (int, error) {
+	spec := want.sets[name]
+	kind, err := setType(spec.Type)
+	if err != nil {
+		return 0, err
+	}
+	set := &nftables.Set{Table: table, Name: name, KeyType: kind, Interval: spec.Interval, Concatenation: concatenated(spec)}
+	present, exists := have.sets[name]
+	changes := 0
+	if !exists {
+		if err := c.AddSet(set, nil); err != nil {
+			return 0, fmt.Errorf("add set %s: %w", name, err)
+		}
+		changes++
+	}
+	var add, remove []element
+	for e := range want.elements[name] {
+		if !present[e] {
+			add = append(add, e)
+		}
+	}
+	for e := range present {
+		if !want.elements[name][e] {
+			remove = append(remove, e)
+		}
+	}
+	if err := c.SetDeleteElements(set, toKernel(spec, remove)); err != nil {
+		return 0, fmt.Errorf("delete elements of %s: %w", name, err)
+	}
+	if err := c.SetAddElements(set, toKernel(spec, add)); err != nil {
+		return 0, fmt.Errorf("add elements to %s: %w", name, err)
+	}
+	return changes + len(add) + len(remove), nil
+}
+
+func kernelChain(table *nftables.Table, c Chain) *nftables.Chain {
+	out := &nftables.Chain{Table: table, Name: c.Name}
+	if c.Hook == "" {
+		return out
+	}
+	hooks := map[Hook]*nftables.ChainHook{Prerouting: nftables.ChainHookPrerouting, Input: nftables.ChainHookInput,
+		Forward: nftables.ChainHookForward, Output: nftables.ChainHookOutput, Postrouting: nftables.ChainHookPostrouting}
+	out.Hooknum = hooks[c.Hook]
+	out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority))
+	out.Type = nftables.ChainTypeFilter
+	if c.NAT {
+		out.Type = nftables.ChainTypeNAT
+	}
+	policy := nftables.ChainPolicyAccept // what is not ours passes; what is ours meets a rule
+	out.Policy = &policy
+	return out
+}
+
+// RemoveFilter deletes the table with everything in it.
+func (h *Host) RemoveFilter(ctx context.Context) error {
+	f := &h.filter
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.parts)
+	c, err := f.conn()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	c.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: Table})
+	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete nftables table %s: %w", Table, err)
+	}
+	return nil
+}
+
+// Drops reads the counters of all rules that have one and a comment.
+func (h *Host) Drops(ctx context.Context) (Drops, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := h.filter.conn()
+	if err != nil {
+		return nil, err
+	}
+	defer c.CloseLasting()
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	drops := make(Drops)
+	for _, ch := range chains {
+		if ch.Table.Name != Table {
+			continue
+		}
+		rules, err := c.GetRules(ch.Table, ch)
+		if err != nil {
+			return nil, fmt.Errorf("list rules of %s: %w", ch.Name, err)
+		}
+		for _, r := range rules {
+			mark, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			name, _, _ := strings.Cut(mark, " #")
+			for _, e := range r.Exprs {
+				if counter, ok := e.(*expr.Counter); ok && name != "" && name[0] != '#' {
+					drops[name] += counter.Packets
+				}
+			}
+		}
+	}
+	return drops, nil
+}

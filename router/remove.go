@@ -1,0 +1,178 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"weft/router/host"
+)
+
+// remember writes the present values of machine-wide sysctls to the undo file before they are changed for the first time.
+func (r *Router) remember(have *host.Snapshot, changes []host.Change) error {
+	if r.cfg.Undo == "" {
+		return nil
+	}
+	former, err := readUndo(r.cfg.Undo)
+	if err != nil {
+		return err
+	}
+	before := len(former)
+	for _, c := range changes {
+		if c.Sysctl == nil || strings.Contains(c.Sysctl.Key, "/"+host.DevicePrefix) {
+			continue
+		}
+		if _, known := former[c.Sysctl.Key]; !known {
+			former[c.Sysctl.Key] = have.Sysctls[c.Sysctl.Key]
+		}
+	}
+	if len(former) == before {
+		return nil
+	}
+	return writeUndo(r.cfg.Undo, former)
+}
+
+func readUndo(path string) (map[string]string, error) {
+	former := make(map[string]string)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return former, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read former sysctls: %w", err)
+	}
+	if err := json.Unmarshal(b, &former); err != nil {
+		return nil, fmt.Errorf("read former sysctls from %s: %w", path, err)
+	}
+	return former, nil
+}
+
+// writeUndo replaces the file in one step: a torn one would lose what the machine was like before.
+func writeUndo(path string, former map[string]string) error {
+	b, err := json.MarshalIndent(former, "", "\t")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".undo-*") // made with mode 0600
+	if err != nil {
+		return fmt.Errorf("keep former sysctls: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("keep former sysctls: %w", err)
+	}
+	return nil
+}
+
+// Down takes the node off the network and removes nothing that protects: the transports go, so that routes to peers give
+// way to the unreachable ones; pods keep their addresses, and the guard stays. Run must have ended.
+func (r *Router) Down(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, d := range r.drivers {
+		if d.t == nil {
+			continue
+		}
+		if err := d.t.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close transport %s: %w", d.Name, err))
+		}
+		d.t, d.have = nil, nil
+		if err := r.cfg.Host.Apply(ctx, []host.Change{{Op: host.Delete, Link: &host.Link{Name: d.Device}}}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Remove makes the machine as it was before weft came: devices, pods' connections, routes, rules, addresses, sysctls and
+// the nftables table. What refuses goes last. It needs no router, and goes on after an error to remove what it can. undo is
+// the file of Config.Undo, which is removed too.
+func Remove(ctx context.Context, h Host, undo string) error {
+	have, err := h.Snapshot(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("remove weft's network state: %w", err)
+	}
+	var first, last []host.Change
+	for i, l := range have.Links {
+		if strings.HasPrefix(l.Name, host.DevicePrefix) || strings.HasPrefix(l.Name, host.VethPrefix) && l.Kind == "veth" {
+			first = append(first, host.Change{Op: host.Delete, Link: &have.Links[i]})
+		}
+	}
+	var pools []netip.Prefix
+	for i, r := range have.Routes {
+		switch {
+		case r.Ours && r.Kind == host.Unreachable:
+			pools = append(pools, r.Dst)
+			last = append(last, host.Change{Op: host.Delete, Route: &have.Routes[i]})
+		case r.Ours && !isOurs(r.Link): // the others go with their device
+			first = append(first, host.Change{Op: host.Delete, Route: &have.Routes[i]})
+		}
+	}
+	for i, r := range have.Rules {
+		if r.Ours {
+			last = append(last, host.Change{Op: host.Delete, Rule: &have.Rules[i]})
+		}
+	}
+	for i, a := range have.Addresses {
+		if a.Link == "lo" && holds(pools, a.Prefix.Addr()) {
+			first = append(first, host.Change{Op: host.Delete, Address: &have.Addresses[i]})
+		}
+	}
+	former := map[string]string{}
+	if undo != "" {
+		if former, err = readUndo(undo); err != nil {
+			return err
+		}
+	}
+	present, err := h.Snapshot(ctx, slices.Collect(maps.Keys(former)))
+	if err != nil {
+		return fmt.Errorf("remove weft's network state: %w", err)
+	}
+	var errs []error
+	var sysctls []host.Change
+	for _, key := range sortedKeys(former) {
+		if now, exists := present.Sysctls[key]; exists && now != former[key] {
+			sysctls = append(sysctls, host.Change{Sysctl: &host.Sysctl{Key: key, Value: former[key]}})
+		}
+	}
+	for _, c := range slices.Concat(first, sysctls, last) {
+		if err := h.Apply(ctx, []host.Change{c}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := h.RemoveFilter(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("remove weft's network state: %w", errors.Join(errs...))
+	}
+	if undo != "" {
+		if err := os.Remove(undo); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove former sysctls: %w", err)
+		}
+	}
+	return nil
+}
+
+// sortedKeys lists interfaces' keys before the global ones: an interface that follows router advertisements must do so by
+// the time the machine stops forwarding, and the order is the same each time.
+func sortedKeys(m map[string]string) []string {
+	keys := slices.Sorted(maps.Keys(m))
+	slices.SortStableFunc(keys, func(a, b string) int {
+		return strings.Count(b, "accept_ra") - strings.Count(a, "accept_ra")
+	})
+	return keys
+}

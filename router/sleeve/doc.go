@@ -1,0 +1,34 @@
+// Package sleeve carries inner packets, and the small datagrams of the daemons, between nodes in encrypted UDP, from a
+// TUN device and without help of the kernel. The Engine does handshakes, rekeys, probes and forwarding by itself for as
+// long as it is left alone; who the peers are, which secrets they share and what they own is told by setters. Making
+// the TUN device and routes (router/host), finding endpoints and choosing among transports are left to others.
+//
+// Two kinds of datagrams share the port. Handshakes are those of crypto/noise (first byte 0x10 to 0x12; 1 to 4 stay
+// WireGuard's). Everything else is sealed:
+//
+//	 0      1       4                12     13      14     16                     n        n+16
+//	+------+-------+----------------+------+-------+------+-------- ... ---------+----------+
+//	| lane | index | counter        | kind | place | id   | inner packet or body | tag      |
+//	+------+-------+----------------+------+-------+------+-------- ... ---------+----------+
+//	 1      3       8                1      1       2                              16
+//	|<------- header, clear ------->|<----------------- sealed ----------------->|
+//
+// All numbers are big endian. lane is 0x20 plus the lane's number, 0 to 15. index is what the receiver chose in the
+// handshake. counter is the nonce and never repeats within a lane; each lane has a key of its own for each direction, so
+// lanes need no lock between them and a flow that stays on its lane keeps its order. The header is authenticated with
+// the rest. Lane 0 carries control, the others inner packets. Together with UDP and IP this adds 60 bytes to a packet on
+// IPv4 and 80 on IPv6: as much as WireGuard.
+//
+// The low four bits of kind say what the body is: 0 an inner IP packet, 1 a datagram between the daemons, 2 a probe,
+// 3 the answer to one. For a packet, 0x10 says that its transport checksum was left for the receiver to finish, 0x20
+// that it is part of a TCP super-packet, 0x40 of a UDP one; id then names the super-packet and place counts its
+// segments. Each segment is a whole packet with headers of its own: losing one loses nothing else. The receiver joins
+// segments that arrive side by side, and hands them to its kernel in one write; id and place spare it the flow table,
+// the comparison of headers and the sorting. All that the kernel is told about a packet comes from the receiver's own
+// reading of it, never from the sender: a peer can at most spoil the checksum of its own packets.
+//
+// A probe is a number (4 bytes), a size (2) and padding; its answer repeats number and size.
+//
+// Unknown kinds are dropped and counted, so new ones may be added; the layout itself is fixed by the version in the
+// handshake.
+package sleeve

@@ -1,0 +1,197 @@
+package sleeve
+
+import (
+	"net/netip"
+	"time"
+
+	"weft/crypto/noise"
+)
+
+// inbound is a worker: it reads one socket, opens, checks, joins segments and writes to the TUN device, each batch to
+// its end. Nothing is kept between batches, so nothing waits.
+type inbound struct {
+	e    *Engine
+	in   []byte
+	oob  []byte
+	one  []byte // vnet header and one packet that is written alone
+	join *join
+	tun  *tunnel // of this batch
+}
+
+func newInbound(e *Engine) *inbound {
+	return &inbound{
+		e: e, in: make([]byte, maxPacket+1), oob: make([]byte, recvOOB), one: make([]byte, vnetSize+maxPacket+1),
+		join: newJoin(),
+	}
+}
+
+// run reads until the socket is closed.
+func (in *inbound) run(s *socket) {
+	for {
+		n, oobn, _, from, err := s.conn.ReadMsgUDPAddrPort(in.in, in.oob)
+		if err != nil {
+			if in.e.readFailed("UDP", err) {
+				return
+			}
+			continue
+		}
+		size, tos := parseRecvOOB(in.oob[:oobn])
+		if size <= 0 {
+			size = n
+		}
+		in.batch(in.in[:n], size, tos, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now())
+	}
+}
+
+// batch handles what came in one receive: datagrams of size bytes back to back, the last may be shorter. b is used up.
+func (in *inbound) batch(b []byte, size int, tos uint8, from netip.AddrPort, now time.Time) {
+	in.tun = in.e.tun.Load()
+	for len(b) > 0 {
+		n := min(size, len(b))
+		in.datagram(b[:n:n], tos, from, now)
+		b = b[n:]
+	}
+	in.flush()
+}
+
+// datagram handles one.
+func (in *inbound) datagram(b []byte, tos uint8, from netip.AddrPort, now time.Time) {
+	h, ok := parseHeader(b)
+	if !ok {
+		if noise.Type(b) != 0 {
+			in.e.handshakes.offer(b, from)
+			return
+		}
+		in.e.drops.add(dropMalformed, 1)
+		return
+	}
+	entry, ok := in.e.indexes.find(h.index)
+	if !ok || entry.keys == nil {
+		in.e.drops.add(dropUnknownIndex, 1)
+		return
+	}
+	r, k := entry.remote, entry.keys
+	if now.Sub(k.created) >= keyLife {
+		r.drops.add(dropExpired, 1)
+		return
+	}
+	plain, newest, why := k.open(h, b)
+	if why != reasons {
+		r.drops.add(why, 1)
+		return
+	}
+	if s := r.sending.Load(); s == nil || s.keys != k || newest && s.to != from {
+		in.e.heard(r, k, from, newest, now)
+	}
+	m, body := parseMeta(plain), plain[metaSize:]
+	switch m.kind & kindMask {
+	case kindPacket:
+		in.packet(r, k, h.lane, m, body, tos, in.e.at(now))
+	case kindControl:
+		in.e.controls.offer(r.id, body)
+		r.rx.last.Store(in.e.at(now))
+	case kindProbe:
+		in.e.probed(r, body)
+	case kindEcho:
+		in.e.echoed(r, body, now)
+	default:
+		r.drops.add(dropKind, 1)
+	}
+}
+
+// open authenticates a datagram in place; the reason is reasons when all is well. newest says that no higher counter
+// was seen on the lane.
+func (k *keys) open(h header, b []byte) (plain []byte, newest bool, why reason) {
+	l := &k.recv[h.lane]
+	l.Lock()
+	defer l.Unlock()
+	if err := l.ready(k, h.lane); err != nil {
+		return nil, false, dropUnauthentic
+	}
+	plain, err := l.opener.Open(b[headerSize:headerSize], h.counter, b[headerSize:], b[:headerSize])
+	if err != nil {
+		return nil, false, dropUnauthentic
+	}
+	top, any := l.window.Top()
+	if !l.window.Accept(h.counter) {
+		return nil, false, dropReplay
+	}
+	return plain, !any || h.counter > top, reasons
+}
+
+// packet checks an inner packet and hands it to the kernel, alone or joined with its neighbours.
+func (in *inbound) packet(r *remote, k *keys, lane uint8, m meta, b []byte, tos uint8, now int64) {
+	if in.join.next(k, lane, m, b) {
+		r.rx.count(1, len(b), now)
+		return
+	}
+	in.flush()
+	p, ok := parsePacket(b)
+	if !ok {
+		r.drops.add(dropMalformed, 1)
+		return
+	}
+	if in.e.route(p.src) != r {
+		r.drops.add(dropSource, 1)
+		return
+	}
+	if !in.e.accepts(p.dst) {
+		r.drops.add(dropDestination, 1)
+		return
+	}
+	if tos&ecnMask == ecnCE && !p.congested() {
+		r.drops.add(dropECN, 1)
+		return
+	}
+	if in.tun == nil {
+		r.drops.add(dropTUN, 1)
+		return
+	}
+	r.rx.count(1, len(p.b), now)
+	o := in.tun.offload
+	if (m.kind&flagTCP != 0 && o.TSO || m.kind&flagUDP != 0 && o.USO) && o.Vnet && in.join.first(k, lane, m, p) {
+		return
+	}
+	in.alone(r, m, p)
+}
+
+// alone writes one packet.
+func (in *inbound) alone(r *remote, m meta, p packet) {
+	out := in.one[:vnetSize+len(p.b)]
+	copy(out[vnetSize:], p.b)
+	p.b = out[vnetSize:]
+	v := vnet{}
+	if m.kind&flagPartial != 0 {
+		switch {
+		case p.proto == 0:
+			r.drops.add(dropMalformed, 1)
+			return
+		case in.tun.offload.Vnet:
+			v = partial(&p)
+			p.startChecksum()
+		default:
+			p.finishChecksum()
+		}
+	}
+	if !in.tun.offload.Vnet {
+		in.write(r, out[vnetSize:])
+		return
+	}
+	v.put(out)
+	in.write(r, out)
+}
+
+// flush writes what was joined.
+func (in *inbound) flush() {
+	if in.join.segs == 0 {
+		return
+	}
+	r := in.join.k.owner
+	in.write(r, in.join.finish())
+}
+
+func (in *inbound) write(r *remote, b []byte) {
+	if _, err := in.tun.queues[0].Write(b); err != nil {
+		r.drops.add(dropTUN, 1)
+	}
+}

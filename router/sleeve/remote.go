@@ -1,0 +1,117 @@
+package sleeve
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/mesh/peer"
+)
+
+// Limits of packets that wait for a session.
+const (
+	queuePackets = 32
+	queueBytes   = 256 << 10
+	queueLife    = 5 * time.Second
+)
+
+// remote is a peer as the packet paths see it: what they touch is atomic, the session is behind the lock.
+type remote struct {
+	id peer.ID
+
+	sending atomic.Pointer[sending] // nil without a session
+	drops   drops
+	rx, tx  traffic
+
+	mu     sync.Mutex // guards what follows
+	link   link
+	closed bool // no longer wanted; nothing may be published
+	queue  []queued
+	queueN int // bytes
+}
+
+// sending is what sealing a packet needs. It is replaced, never changed.
+type sending struct {
+	keys *keys
+	to   netip.AddrPort
+}
+
+// traffic counts inner packets of one direction.
+type traffic struct {
+	packets, bytes atomic.Uint64
+	last           atomic.Int64 // when, on the engine's clock
+}
+
+func (t *traffic) count(packets, bytes int, at int64) {
+	t.packets.Add(uint64(packets))
+	t.bytes.Add(uint64(bytes))
+	t.last.Store(at)
+}
+
+// queued is a packet as the TUN device gave it.
+type queued struct {
+	v  vnet
+	b  []byte
+	at int64
+}
+
+// publish makes the packet paths see the state of the link; the lock is held. It reports whether a session has just
+// begun, so that waiting packets can go.
+func (r *remote) publish() (began bool) {
+	l := &r.link
+	if r.closed || l.current == nil || !l.endpoint.IsValid() {
+		r.sending.Store(nil)
+		return false
+	}
+	old := r.sending.Load()
+	if old != nil && old.keys == l.current && old.to == l.endpoint {
+		return false
+	}
+	r.sending.Store(&sending{keys: l.current, to: l.endpoint})
+	return len(r.queue) > 0
+}
+
+// hold keeps a copy of a packet until there is a session. If there is one by now it returns that instead.
+func (r *remote) hold(v vnet, b []byte, now int64) *sending {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sending.Load(); s != nil {
+		return s
+	}
+	if r.closed || len(b) > queueBytes {
+		r.drops.add(dropNoSession, 1)
+		return nil
+	}
+	for len(r.queue) == queuePackets || r.queueN+len(b) > queueBytes {
+		r.queueN -= len(r.queue[0].b)
+		r.queue = slices.Delete(r.queue, 0, 1)
+		r.drops.add(dropQueueFull, 1)
+	}
+	r.queue = append(r.queue, queued{v: v, b: slices.Clone(b), at: now})
+	r.queueN += len(b)
+	return nil
+}
+
+// waiting takes the held packets away; the lock is held.
+func (r *remote) waiting(now int64) []queued {
+	q := r.queue
+	r.queue, r.queueN = nil, 0
+	for len(q) > 0 && now-q[0].at > int64(queueLife) {
+		r.drops.add(dropNoSession, 1)
+		q = q[1:]
+	}
+	return q
+}
+
+// close ends the session at once.
+func (r *remote) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	r.link.close()
+	r.publish()
+	r.drops.add(dropNoSession, len(r.queue))
+	r.queue, r.queueN = nil, 0
+}

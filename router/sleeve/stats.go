@@ -1,0 +1,85 @@
+package sleeve
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/mesh/peer"
+	"weft/router"
+)
+
+// PeerStats is what the engine knows about one peer now.
+type PeerStats struct {
+	ID       peer.ID
+	Up       bool           // a session is open and the last probe was answered, or is younger than 2 s
+	Reason   string         // why it is not up; empty when up
+	Endpoint netip.AddrPort // where packets are sent; zero when unknown
+	Cipher   string         // of the session; empty without one
+	RTT      time.Duration  // smoothed; 0 when unknown
+	Loss     float64        // of recent probes, 0 to 1
+	LastSeen time.Time      // last authenticated datagram; zero when there was none
+	KeyAge   time.Duration  // of the sending key; negative without a session
+	MTU      int            // largest inner packet that passed a padded probe; 0 when unknown
+
+	RxBytes, TxBytes     uint64 // inner bytes, data only
+	RxPackets, TxPackets uint64 // inner packets as they crossed the wire
+	Handshakes           uint64 // completed
+
+	Drops map[string]uint64 // by reason, only those that are not zero
+}
+
+// Stats is a snapshot of an engine.
+type Stats struct {
+	Peers []PeerStats       // sorted by ID
+	Drops map[string]uint64 // that could not be blamed on a peer, by reason, only those that are not zero
+}
+
+// Link is the part of the snapshot that a router.Transport reports.
+func (p *PeerStats) Link() router.Link {
+	return router.Link{
+		Peer: p.ID, Up: p.Up, Endpoint: p.Endpoint, MTU: p.MTU, RTT: p.RTT, Loss: p.Loss, LastSeen: p.LastSeen,
+		KeyAge: p.KeyAge, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Reason: p.Reason,
+	}
+}
+
+// Stats reports what is known now.
+func (e *Engine) Stats() Stats {
+	now := time.Now()
+	e.mu.RLock()
+	all := make([]*remote, 0, len(e.peers))
+	for _, r := range e.peers {
+		all = append(all, r)
+	}
+	e.mu.RUnlock()
+	s := Stats{Peers: make([]PeerStats, 0, len(all)), Drops: e.drops.snapshot()}
+	for _, r := range all {
+		s.Peers = append(s.Peers, e.peerStats(r, now))
+	}
+	slices.SortFunc(s.Peers, func(a, b PeerStats) int { return a.ID.Compare(b.ID) })
+	return s
+}
+
+func (e *Engine) peerStats(r *remote, now time.Time) PeerStats {
+	p := PeerStats{
+		ID: r.id, KeyAge: -1, Drops: r.drops.snapshot(),
+		RxBytes: r.rx.bytes.Load(), RxPackets: r.rx.packets.Load(),
+		TxBytes: r.tx.bytes.Load(), TxPackets: r.tx.packets.Load(),
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := &r.link
+	p.Up, p.Reason = l.state(now)
+	if l.node == nil {
+		p.Reason = "this node has no identity yet"
+	}
+	p.Endpoint, p.RTT, p.Loss, p.LastSeen = l.endpoint, l.prober.srtt, l.prober.loss, l.lastHeard
+	p.MTU, p.Handshakes = l.mtu.passed, l.completed
+	if at := r.rx.last.Load(); at != 0 {
+		p.LastSeen = later(p.LastSeen, e.start.Add(time.Duration(at)))
+	}
+	if l.current != nil {
+		p.KeyAge, p.Cipher = now.Sub(l.current.created), l.current.suite.String()
+	}
+	return p
+}
