@@ -1,0 +1,467 @@
+package wire
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/mesh/peer"
+	"weft/router"
+	"weft/router/sleeve"
+)
+
+// Errors that a caller may want to tell apart.
+var (
+	ErrLost        = errors.New("the wire is gone")
+	ErrStopped     = errors.New("the wire was stopped")
+	ErrDisplaced   = errors.New("another weftd took the wire over")
+	ErrUnsupported = errors.New("the running wire does not know this request")
+	ErrClosed      = errors.New("detached from the wire")
+)
+
+// requestTimeout is how long a wire may take for one request, whatever the caller's patience.
+const requestTimeout = 10 * time.Second
+
+// lostPatience is how long Done waits, after the connection broke, for the process to be gone.
+const lostPatience = 500 * time.Millisecond
+
+// maxAccepted is how many TCP connections wait for Accept; more are closed.
+const maxAccepted = 128
+
+// Client is weftd's end of the control socket. Its methods may be called from any goroutine.
+type Client struct {
+	o     Options
+	log   *slog.Logger
+	hello Hello // set before anybody else has the client
+
+	pid     int    // of the wire
+	exit    string // how it ended, if it did; set before done is closed
+	started bool   // by us
+
+	accepted chan *os.File
+	in       *queue // received
+	out      *queue // to be sent
+	refused  atomic.Uint64
+	ended    chan struct{} // closed when the connection has ended
+	done     chan struct{} // closed when the process is gone too, or is another's
+
+	conn *conn
+
+	mu       sync.Mutex
+	socket   string // where the control socket is
+	last     uint32
+	waiting  map[uint32]chan<- reply
+	desired  map[kind][]byte // for Replace
+	stopping bool
+	cause    error // why the connection is about to end, when we know
+	err      error
+
+	tasks sync.WaitGroup
+}
+
+// reply is what came back for a request.
+type reply struct {
+	kind kind
+	body []byte
+	fds  []int
+	head header
+}
+
+func newClient(o Options, socket string, u *net.UnixConn, pid int) *Client {
+	c := &Client{
+		o: o, log: o.Log, socket: socket, pid: pid, accepted: make(chan *os.File, maxAccepted), in: newQueue(), out: newQueue(),
+		ended: make(chan struct{}), done: make(chan struct{}), waiting: map[uint32]chan<- reply{}, desired: map[kind][]byte{},
+	}
+	c.conn = newConn(u, c.out)
+	c.conn.limit = maxBody
+	c.tasks.Go(func() { _ = c.conn.write() })
+	c.tasks.Go(c.read)
+	return c
+}
+
+// read takes in what the wire sends until the connection ends.
+func (c *Client) read() {
+	err := c.dispatch()
+	c.conn.close()
+	c.conn.release()
+	c.mu.Lock()
+	c.err = c.cause
+	if c.err == nil && c.stopping {
+		c.err = ErrStopped
+	} else if c.err == nil {
+		c.err = fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	for _, w := range c.waiting {
+		close(w)
+	}
+	c.waiting = nil
+	lost, patience := c.cause == nil, lostPatience
+	if c.stopping {
+		patience = exitPatience
+	}
+	c.mu.Unlock()
+	close(c.ended)
+	if lost { // else it lives on; a process that has ended holds no socket and no queue any more
+		c.exit, _ = reap(c.pid, patience)
+	}
+	close(c.done)
+	for {
+		select {
+		case f := <-c.accepted:
+			f.Close()
+		default:
+			return
+		}
+	}
+}
+
+func (c *Client) dispatch() error {
+	for {
+		f, err := c.conn.next()
+		if err != nil {
+			return err
+		}
+		switch f.kind {
+		case kindHello, kindReply, kindError:
+			c.mu.Lock()
+			w := c.waiting[f.id]
+			delete(c.waiting, f.id)
+			c.mu.Unlock()
+			if w == nil {
+				closeFDs(f.fds)
+				continue
+			}
+			w <- reply{f.kind, slices.Clone(f.body), f.fds, f.header}
+		case kindDatagram:
+			closeFDs(f.fds)
+			d, err := parseDatagram(f.body)
+			if err != nil {
+				return err
+			}
+			d.Data = slices.Clone(d.Data)
+			c.in.push(d)
+		case kindAccepted:
+			for _, fd := range f.fds {
+				c.offer(fd)
+			}
+		case kindDisplaced:
+			closeFDs(f.fds)
+			c.because(ErrDisplaced)
+		default: // of a newer wire
+			closeFDs(f.fds)
+		}
+	}
+}
+
+// offer keeps an accepted connection for Accept, if there is room.
+func (c *Client) offer(fd int) {
+	f := os.NewFile(uintptr(fd), "accepted")
+	select {
+	case c.accepted <- f:
+	default:
+		f.Close()
+		c.refused.Add(1)
+	}
+}
+
+// because remembers why the connection is about to end.
+func (c *Client) because(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == nil {
+		c.cause = err
+	}
+}
+
+// call sends a request and waits for its reply, for requestTimeout at most. It takes fds over.
+func (c *Client) call(ctx context.Context, k kind, body []byte, fds ...int) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	w := make(chan reply, 1)
+	c.mu.Lock()
+	if c.waiting == nil {
+		err := c.err
+		c.mu.Unlock()
+		closeFDs(fds)
+		return reply{}, err
+	}
+	c.last++
+	id := c.last
+	c.waiting[id] = w
+	c.mu.Unlock()
+
+	if err := c.conn.post(k, id, body, fds...); err != nil {
+		c.forget(id, w)
+		return reply{}, fmt.Errorf("ask the wire: %w", err)
+	}
+	select {
+	case r, ok := <-w:
+		if !ok {
+			return reply{}, c.Err()
+		}
+		if r.kind != kindError {
+			return r, nil
+		}
+		closeFDs(r.fds)
+		f, err := parseFailure(r.body)
+		switch {
+		case err != nil:
+			return reply{}, fmt.Errorf("read the wire's answer: %w", err)
+		case f.code == codeUnsupported:
+			return reply{}, fmt.Errorf("%w (%s)", ErrUnsupported, f.text)
+		}
+		return reply{}, fmt.Errorf("wire: %s", f.text)
+	case <-ctx.Done():
+		c.forget(id, w)
+		return reply{}, fmt.Errorf("wait for the wire's answer: %w", ctx.Err())
+	}
+}
+
+// forget gives up a call; a reply that came in between is closed.
+func (c *Client) forget(id uint32, w <-chan reply) {
+	closes := true
+	c.mu.Lock()
+	if _, ok := c.waiting[id]; ok {
+		delete(c.waiting, id)
+		closes = false
+	}
+	c.mu.Unlock()
+	if closes { // dispatch has taken the entry and will send or has closed
+		if r, ok := <-w; ok {
+			closeFDs(r.fds)
+		}
+	}
+}
+
+// Hello is what the wire said when this client attached.
+func (c *Client) Hello() Hello { return c.hello }
+
+// Started reports whether Ensure had to start the wire: nothing is held and nothing is known by it yet.
+func (c *Client) Started() bool { return c.started }
+
+// SetIdentity tells who this node is. Like every setter it may be repeated: the wire acts on differences only.
+func (c *Client) SetIdentity(ctx context.Context, id Identity) error {
+	return c.set(ctx, kindIdentity, appendIdentity(nil, id))
+}
+
+// SetPeers makes the peers exactly these.
+func (c *Client) SetPeers(ctx context.Context, peers []Peer) error {
+	peers = slices.SortedFunc(slices.Values(peers), func(a, b Peer) int { return a.ID.Compare(b.ID) })
+	return c.set(ctx, kindPeers, appendPeers(nil, peers))
+}
+
+// SetTunnels makes the sleeve's tunnels exactly these.
+func (c *Client) SetTunnels(ctx context.Context, tunnels []router.Tunnel) error {
+	tunnels = slices.SortedFunc(slices.Values(tunnels), func(a, b router.Tunnel) int { return a.Peer.Compare(b.Peer) })
+	return c.set(ctx, kindTunnels, appendTunnels(nil, tunnels))
+}
+
+// SetLocal says which inner destinations are accepted from peers: our blocks and host addresses.
+func (c *Client) SetLocal(ctx context.Context, local []netip.Prefix) error {
+	return c.set(ctx, kindLocal, appendLocal(nil, local))
+}
+
+// set pushes desired state and keeps it for Replace.
+func (c *Client) set(ctx context.Context, k kind, body []byte) error {
+	if _, err := c.call(ctx, k, body); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.desired[k] = body
+	c.mu.Unlock()
+	return nil
+}
+
+// GiveUDP hands over the sockets of the weft port, made by sleeve.ListenUDP. The wire gets duplicates; the caller
+// closes its own. They replace all that the wire holds, unless it holds sockets with the same local addresses.
+func (c *Client) GiveUDP(ctx context.Context, sockets []*os.File) error {
+	return c.give(ctx, kindUDP, nil, sockets)
+}
+
+// GiveTCP hands over listeners in the same way.
+func (c *Client) GiveTCP(ctx context.Context, listeners []*os.File) error {
+	return c.give(ctx, kindTCP, nil, listeners)
+}
+
+// GiveTUN hands over the queues of the sleeve's device in the same way. Those of a device that exists no longer are
+// never kept.
+func (c *Client) GiveTUN(ctx context.Context, tun TUN, queues []*os.File) error {
+	return c.give(ctx, kindTUN, appendTUN(nil, tun), queues)
+}
+
+// give sends duplicates of files.
+func (c *Client) give(ctx context.Context, k kind, body []byte, files []*os.File) error {
+	fds := make([]int, 0, len(files))
+	for _, f := range files {
+		fd, err := duplicate(f)
+		if err != nil {
+			closeFDs(fds)
+			return fmt.Errorf("duplicate descriptor: %w", err)
+		}
+		fds = append(fds, fd)
+	}
+	_, err := c.call(ctx, k, body, fds...)
+	return err
+}
+
+// lend is give for bare descriptors.
+func (c *Client) lend(ctx context.Context, k kind, body []byte, fds ...int) error {
+	own := make([]int, 0, len(fds))
+	for _, fd := range fds {
+		dup, err := duplicateFD(fd)
+		if err != nil {
+			closeFDs(own)
+			return fmt.Errorf("duplicate descriptor: %w", err)
+		}
+		own = append(own, dup)
+	}
+	_, err := c.call(ctx, k, body, own...)
+	return err
+}
+
+// Send hands a control datagram of at most sleeve.MaxControl bytes to the wire for a peer. It never blocks: as on any
+// datagram path, what does not fit is dropped and counted. The slice stays with the caller.
+func (c *Client) Send(to peer.ID, b []byte) error {
+	if len(b) > sleeve.MaxControl {
+		return fmt.Errorf("send %d bytes to %s: %w", len(b), to.Short(), sleeve.ErrTooLarge)
+	}
+	select {
+	case <-c.done:
+		return c.Err()
+	default:
+		c.out.push(Datagram{to, slices.Clone(b)})
+		return nil
+	}
+}
+
+// Receive waits for a control datagram. The slice belongs to the caller.
+func (c *Client) Receive(ctx context.Context) (from peer.ID, b []byte, err error) {
+	for {
+		if d, ok := c.in.pop(); ok {
+			return d.Peer, d.Data, nil
+		}
+		select {
+		case <-c.in.ready:
+		case <-c.done:
+			return peer.ID{}, nil, c.Err()
+		case <-ctx.Done():
+			return peer.ID{}, nil, ctx.Err()
+		}
+	}
+}
+
+// Accept waits for a TCP connection to the weft port.
+func (c *Client) Accept(ctx context.Context) (net.Conn, error) {
+	for {
+		select {
+		case f := <-c.accepted:
+			conn, err := net.FileConn(f)
+			f.Close()
+			if err != nil { // reset while it waited
+				continue
+			}
+			return conn, nil
+		case <-c.done:
+			return nil, c.Err()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Links asks what the wire knows about each peer now.
+func (c *Client) Links(ctx context.Context) ([]router.Link, error) {
+	s, err := c.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	links := make([]router.Link, len(s.Peers))
+	for i := range s.Peers {
+		links[i] = s.Peers[i].Link()
+	}
+	return links, nil
+}
+
+// Stats asks for all that the wire counts.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	r, err := c.call(ctx, kindStats, nil)
+	if err != nil {
+		return Stats{}, err
+	}
+	s, err := parseStats(r.body)
+	if err != nil {
+		return Stats{}, fmt.Errorf("read the wire's statistics: %w", err)
+	}
+	s.Counters.AcceptedClosed += c.refused.Load()
+	s.Counters.DatagramsDropped += c.in.lost()
+	s.Counters.DatagramsFailed += c.out.lost()
+	return s, nil
+}
+
+// Stop ends the wire and waits until it is gone. Err is ErrStopped afterwards.
+func (c *Client) Stop(ctx context.Context) error {
+	if err := c.quit(ctx); err != nil {
+		return fmt.Errorf("stop the wire: %w", err)
+	}
+	c.tasks.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return removeSocket(c.socket)
+}
+
+// quit ends the wire and waits until it has released all it held; the process may need a moment more.
+func (c *Client) quit(ctx context.Context) error {
+	c.mu.Lock()
+	c.stopping = true
+	c.mu.Unlock()
+	if err := c.conn.post(kindStop, 0, nil); err != nil {
+		return cmp.Or(c.Err(), err)
+	}
+	select {
+	case <-c.ended:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for its end: %w", ctx.Err())
+	}
+	if err := c.Err(); !errors.Is(err, ErrStopped) {
+		return err
+	}
+	return nil
+}
+
+// moveSocket renames the control socket, replacing a stale one.
+func (c *Client) moveSocket(path string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := os.Rename(c.socket, path); err != nil {
+		return err
+	}
+	c.socket = path
+	return nil
+}
+
+// Done is closed when the wire ended, another weftd displaced this one, or Close was called; Err says which.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err is why Done is closed; nil while the connection lives.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Close detaches and leaves the wire running. It returns when everything that the client started has ended.
+func (c *Client) Close() error {
+	c.because(ErrClosed)
+	c.conn.close()
+	c.tasks.Wait()
+	return nil
+}

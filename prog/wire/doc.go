@@ -1,0 +1,59 @@
+// Package wire is the data-plane process, "weft wire", and weftd's end of the socket that steers it.
+//
+// The process owns the sockets of the weft port and the queues of the sleeve's TUN device, and runs the sleeve engine on
+// them: sessions, rekeys, probes and roaming go on for as long as it is left alone. It decides nothing. Who the peers
+// are, which secrets they share with us and which blocks they own is told by weftd as desired state, and told again in
+// full by every new weftd; only differences act. It starts as root at most for a moment: descriptors come from weftd,
+// then the uid, all capabilities and the right to regain them are gone. It never holds the node's identity key, and it
+// writes nothing to disk but its bounded log.
+//
+// Left to others: the sleeve itself (router/sleeve), making sockets and devices (weftd), and TLS on accepted TCP
+// connections, which are handed to weftd as descriptors, or closed while there is none.
+//
+// # Life
+//
+//	weftd: Ensure ──no wire──> bind socket, start "weft wire" ──┐
+//	          │                                                  v
+//	          └──wire answers──────────────────> hello ──> setters, descriptors ──> datagrams, connections, links
+//
+// One weftd is attached at a time: a newer one displaces the older. When it goes away, by intent or not, nothing
+// happens to the data plane. When the wire goes away Done fires, and Ensure starts another, which makes fresh sessions.
+//
+// # Frames
+//
+// The socket is a unix stream. Both sides send frames; numbers are big endian:
+//
+//	0               4       5       6       8              12
+//	+---------------+-------+-------+-------+---------------+--------------------+
+//	| length of     | major | files | kind  | id            | body               |
+//	| body (uint32) | uint8 | uint8 | uint16| uint32        | TLV of crypto/tlv  |
+//	+---------------+-------+-------+-------+---------------+--------------------+
+//
+// Files is the number of descriptors that travel with the first byte of the frame (SCM_RIGHTS). Id is chosen by weftd
+// for a request and repeated in the reply; 0 asks for none. Weftd sends, the wire answers reply or error:
+//
+//	hello     1  build                    -> hello fields; must be first; displaces the attached weftd
+//	stop      2                           -> the connection ends when all descriptors are released
+//	identity 16  id, cluster, key, …      -> reply
+//	peers    17  list                     -> reply
+//	tunnels  18  list                     -> reply
+//	local    19  list                     -> reply
+//	udp      32  + descriptors            -> reply
+//	tcp      33  + descriptors            -> reply
+//	tun      34  device + descriptors     -> reply
+//	files    35                           -> hello fields + copies of all descriptors, in the order of Held
+//	stats    64                           -> reply
+//	datagram 48  peer, data               no answer
+//
+// and the wire sends by itself:
+//
+//	datagram  48  peer, data
+//	accepted  49  + one descriptor
+//	displaced 80  a newer weftd attached; the connection ends
+//
+// # Versions
+//
+// Kinds and tags are only ever added. An unknown kind is answered "unsupported" by the wire and ignored by weftd, an
+// unknown tag is ignored, so that either side may be the newer one within a major version. Hello and stop never change:
+// across majors weftd can still ask a wire to make room.
+package wire
