@@ -1,0 +1,188 @@
+package control
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// InitRequest asks for a new cluster with this node as founder. Empty fields mean what the daemon was started with.
+type InitRequest struct {
+	Name          string             `json:"name,omitempty"`
+	Pools         List[netip.Prefix] `json:"pools"`           // IPv4; none: the first free of the defaults
+	Pool6         string             `json:"pool6,omitempty"` // a prefix, or "none"
+	Advertise     List[string]       `json:"advertise"`       // address or address:port
+	ExpectNodes   int                `json:"expect_nodes,omitempty"`
+	AcceptOverlap bool               `json:"accept_overlap,omitempty"`
+}
+
+// InitReply names the cluster.
+type InitReply struct {
+	Version int                `json:"version"`
+	Cluster string             `json:"cluster"`
+	Node    string             `json:"node"`
+	Name    string             `json:"name"`
+	Pools   List[netip.Prefix] `json:"pools"`
+	Token   string             `json:"token"`   // for the first machine to join; empty when Existed
+	Existed bool               `json:"existed"` // this state already held a cluster; nothing was done
+	Notes   List[string]       `json:"notes"`   // sentences worth telling: an overlapping route, ...
+}
+
+// JoinRequest asks to enter the cluster that the token names.
+type JoinRequest struct {
+	Token         string       `json:"token"`
+	Name          string       `json:"name,omitempty"`
+	Advertise     List[string] `json:"advertise"`
+	AcceptOverlap bool         `json:"accept_overlap,omitempty"`
+}
+
+// JoinReply names the cluster that was entered.
+type JoinReply struct {
+	Version int    `json:"version"`
+	Cluster string `json:"cluster"`
+	Node    string `json:"node"`
+	Name    string `json:"name"`
+	Sponsor string `json:"sponsor"` // the member that admitted this node; empty when Existed
+	Existed bool   `json:"existed"` // was a member of that cluster already
+}
+
+// LeaveRequest asks to hand back this node's space, leave the cluster and stop.
+type LeaveRequest struct {
+	Purge bool `json:"purge,omitempty"` // and leave the machine as if weft had never been there
+}
+
+// LeaveReply says what became of the space.
+type LeaveReply struct {
+	Version int          `json:"version"`
+	Notes   List[string] `json:"notes"`
+}
+
+// TokenRequest asks for an invitation.
+type TokenRequest struct {
+	TTL       Duration `json:"ttl,omitempty"`  // 0: 24 h
+	Uses      int      `json:"uses,omitempty"` // 0: no limit
+	Ephemeral bool     `json:"ephemeral,omitempty"`
+}
+
+// TokenReply holds the secret: the only time that it is shown.
+type TokenReply struct {
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	Token   string `json:"token"`
+	Expires string `json:"expires"` // RFC 3339, UTC
+}
+
+// AttachRequest asks for an interface and addresses in a network namespace.
+type AttachRequest struct {
+	Netns     string     `json:"netns"`               // absolute path
+	Container string     `json:"container,omitempty"` // name or ID; empty: the last element of Netns
+	Pod       string     `json:"pod,omitempty"`       // namespace/name, for Kubernetes
+	Ifname    string     `json:"ifname,omitempty"`    // empty: eth0
+	IP        netip.Addr `json:"ip,omitzero"`         // IPv4 of our pools; zero: any
+	MTU       int        `json:"mtu,omitempty"`       // 0: the largest that fits every transport
+}
+
+// AttachReply is what the pod got.
+type AttachReply struct {
+	Version   int                `json:"version"`
+	Addresses List[netip.Addr]   `json:"addresses"` // IPv4 first
+	Gateways  List[netip.Addr]   `json:"gateways"`
+	Pools     List[netip.Prefix] `json:"pools"`
+	Ifname    string             `json:"ifname"`
+	HostIf    string             `json:"host_ifname"`
+	MAC       string             `json:"mac"`
+	MTU       int                `json:"mtu"`
+	Existed   bool               `json:"existed"` // was attached already
+}
+
+// DetachRequest takes back what AttachRequest gave. It succeeds when there is nothing to take back.
+type DetachRequest struct {
+	Netns     string `json:"netns"`
+	Container string `json:"container,omitempty"`
+	Ifname    string `json:"ifname,omitempty"` // empty: every interface that weft made there
+}
+
+// DetachReply names what was taken back.
+type DetachReply struct {
+	Version   int              `json:"version"`
+	Addresses List[netip.Addr] `json:"addresses"`
+}
+
+// PingRequest sends probes to a peer through the data path.
+type PingRequest struct {
+	Peer     string   `json:"peer"`               // name, ID, the start of an ID, or an address of the peer
+	Count    int      `json:"count,omitempty"`    // 0: until the caller hangs up
+	Interval Duration `json:"interval,omitempty"` // 0: 1 s
+	Timeout  Duration `json:"timeout,omitempty"`  // of one probe; 0: 2 s
+}
+
+// PingReply is the fate of one probe.
+type PingReply struct {
+	Seq       int            `json:"seq"`
+	Peer      string         `json:"peer"` // name
+	Address   netip.Addr     `json:"address"`
+	Transport string         `json:"transport"`
+	Path      string         `json:"path"`
+	Via       List[string]   `json:"via"`
+	Endpoint  netip.AddrPort `json:"endpoint"`
+	RTTms     float64        `json:"rtt_ms"`
+	Lost      string         `json:"lost,omitempty"` // why there was no answer; empty when there was
+}
+
+// The verdicts of a check.
+const (
+	CheckOK      = "ok"
+	CheckWarn    = "warn"    // works, but should not stay so
+	CheckFailed  = "failed"  // does not work
+	CheckUnknown = "unknown" // cannot tell
+)
+
+// DoctorRequest asks for the probes of this machine, or with Peer for what was tried to reach that peer.
+type DoctorRequest struct {
+	Peer string `json:"peer,omitempty"`
+}
+
+// Doctor is what `weft doctor --json` prints.
+type Doctor struct {
+	Version int         `json:"version"`
+	Checks  List[Check] `json:"checks"`
+}
+
+// Check is one question and its answer.
+type Check struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // CheckOK, ...
+	Reason string `json:"reason"`
+	Hint   string `json:"hint"` // what would help
+}
+
+// Report is what `weft report` prints: everything that helps to understand a fault, and no secret. The server blots
+// out whatever looks like a token before a report leaves it.
+type Report struct {
+	Version  int             `json:"version"`
+	Created  string          `json:"created"` // RFC 3339, UTC
+	Build    string          `json:"build"`
+	OS       string          `json:"os"` // kernel release and architecture
+	Config   json.RawMessage `json:"config,omitempty"`
+	Status   Status          `json:"status"`
+	Doctor   Doctor          `json:"doctor"`
+	Claims   Claims          `json:"claims"`
+	Ring     Ring            `json:"ring"`
+	Tokens   Tokens          `json:"tokens"`
+	Issuers  Issuers         `json:"issuers"`
+	Counters map[string]any  `json:"counters,omitempty"` // metrics by name
+	Log      List[string]    `json:"log"`                // the last lines
+}
+
+// Duration is a time.Duration that is written as people write it: "90s".
+type Duration time.Duration
+
+// MarshalText writes time.Duration's notation.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads time.Duration's notation.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}

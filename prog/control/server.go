@@ -1,0 +1,265 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Limits of the server. Everything a caller can make grow is bounded.
+const (
+	maxConns    = 128      // open connections; further ones wait in the kernel's queue
+	maxRequests = 64       // at work at once; further ones are refused with Busy
+	maxBody     = 64 << 10 // bytes of a request
+	maxHeader   = 16 << 10
+
+	headerTimeout = 5 * time.Second
+	bodyTimeout   = 10 * time.Second // with the header
+	idleTimeout   = 30 * time.Second
+	shutdownGrace = 3 * time.Second // for answers that are on their way when the daemon stops
+)
+
+// DefaultGroup may read.
+const DefaultGroup = "weft"
+
+// Config is what a Server needs.
+type Config struct {
+	Path    string       // of the socket; the directory is made when it is missing
+	Group   string       // whose members may read: DefaultGroup. Without such a group the socket is for its owner only
+	Backend Backend      // who answers
+	Log     *slog.Logger // nil: silent
+}
+
+// Server listens on the control socket.
+type Server struct {
+	cfg      Config
+	gid      int64 // of cfg.Group, negative when it does not exist
+	lock     *os.File
+	listener *net.UnixListener
+	close    sync.Once
+}
+
+// Listen takes the socket over and returns without answering yet, so that a daemon finds out that it is not alone
+// before it touches anything. A socket that nobody serves any more is replaced; one that is served is refused.
+func Listen(cfg Config) (*Server, error) {
+	if cfg.Group == "" {
+		cfg.Group = DefaultGroup
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o755); err != nil {
+		return nil, socketError(cfg.Path, err)
+	}
+	// The lock decides, not the socket file: of two daemons that find a stale file at the same moment, one gets it.
+	held, err := os.OpenFile(lockPath(cfg.Path), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, socketError(cfg.Path, err)
+	}
+	s := &Server{cfg: cfg, gid: groupID(cfg.Group), lock: held}
+	if err := s.listen(); err != nil {
+		held.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) listen() error {
+	mine, err := lock(s.lock)
+	if err != nil {
+		return socketError(s.cfg.Path, err)
+	}
+	if pid, live := listenerPID(s.cfg.Path); live || !mine {
+		return &Error{
+			Code:    Conflict,
+			Message: "weft is already running here" + pid,
+			Hint:    "Stop it with: weft down; or give this one its own --socket, --state and --listen",
+		}
+	}
+	info, err := os.Lstat(s.cfg.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return socketError(s.cfg.Path, err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return socketError(s.cfg.Path, errors.New("a file that is no socket is in the way"))
+	default:
+		if err := os.Remove(s.cfg.Path); err != nil {
+			return socketError(s.cfg.Path, err)
+		}
+	}
+	if s.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.cfg.Path, Net: "unix"}); err != nil {
+		return socketError(s.cfg.Path, err)
+	}
+	// Whoever connects before the mode is set is judged by the same credentials as later, so there is no window.
+	mode := fs.FileMode(0o600)
+	if s.gid >= 0 && os.Chown(s.cfg.Path, -1, int(s.gid)) == nil {
+		mode = 0o660
+	}
+	if err := os.Chmod(s.cfg.Path, mode); err != nil {
+		s.listener.Close()
+		return socketError(s.cfg.Path, err)
+	}
+	return nil
+}
+
+// Serve answers until ctx ends, then lets answers that are on their way out and removes the socket. It is called once.
+func (s *Server) Serve(ctx context.Context) error {
+	// Requests outlive ctx by the grace: the answer to "stop" is one of them.
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := &http.Server{
+		Handler:           newHandler(s.cfg.Backend, s.cfg.Group, s.cfg.Log),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       bodyTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if l, ok := c.(*limitedConn); ok {
+				c = l.Conn
+			}
+			return withAccess(ctx, c, s.gid)
+		},
+	}
+	var stopping sync.WaitGroup
+	ended := make(chan struct{})
+	stopping.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+		}
+		grace, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer stop()
+		if srv.Shutdown(grace) != nil {
+			cancel()
+			srv.Close()
+		}
+	})
+	err := srv.Serve(&limitedListener{Listener: s.listener, slots: make(chan struct{}, maxConns)})
+	close(ended)
+	stopping.Wait()
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve control socket: %w", err)
+	}
+	return nil
+}
+
+// Close gives the socket up: from now on another daemon may start, and Client.Gone returns. So a daemon closes its
+// Server last, also when it was never served. Close may be called twice.
+func (s *Server) Close() error {
+	var err error
+	s.close.Do(func() {
+		err = s.listener.Close() // also removes the file, while the lock still keeps others from making theirs
+		if errors.Is(err, net.ErrClosed) {
+			err = nil
+		}
+		s.lock.Close()
+	})
+	return err
+}
+
+// Serve is Listen and then Server.Serve, for callers that need nothing in between.
+func Serve(ctx context.Context, cfg Config) error {
+	s, err := Listen(cfg)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.Serve(ctx)
+}
+
+func lockPath(socket string) string { return socket + ".lock" }
+
+// listenerPID asks who serves the socket, if anybody does, as " (pid 42)".
+func listenerPID(path string) (string, bool) {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return "", false
+	}
+	defer conn.Close()
+	if c, err := callerOf(conn.(*net.UnixConn)); err == nil && c.pid > 0 {
+		return fmt.Sprintf(" (pid %d)", c.pid), true
+	}
+	return "", true
+}
+
+func groupID(name string) int64 {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return -1
+	}
+	id, err := strconv.ParseUint(g.Gid, 10, 32)
+	if err != nil {
+		return -1
+	}
+	return int64(id)
+}
+
+func socketError(path string, err error) error {
+	e := &Error{Code: Failed, Message: "cannot serve the control socket " + path, Cause: cause(err)}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		e.Code, e.Hint = Denied, "weft up needs root. Try: sudo weft up"
+	case len(path) > maxSocketPath:
+		e.Hint = fmt.Sprintf("The path may have %d bytes at most", maxSocketPath)
+	}
+	return e
+}
+
+// maxSocketPath is what a sockaddr_un holds.
+const maxSocketPath = 107
+
+// cause is the innermost reason, without the words that repeat what was tried.
+func cause(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err.Error()
+		}
+		err = next
+	}
+}
+
+// limitedListener keeps the number of open connections bounded.
+type limitedListener struct {
+	net.Listener
+	slots chan struct{}
+}
+
+// Accept holds a slot before it accepts; those who wait do so in the kernel's queue, which is short.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	// A full table cannot block for long: idle connections end after idleTimeout, requests at their deadline. When
+	// the server shuts down it closes the connections, which frees slots, and the listener, which fails Accept.
+	l.slots <- struct{}{}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{Conn: c, slots: l.slots}, nil
+}
+
+type limitedConn struct {
+	net.Conn
+	slots chan struct{}
+	once  sync.Once
+}
+
+// Close frees the slot.
+func (c *limitedConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { <-c.slots })
+	return err
+}
