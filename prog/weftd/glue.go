@@ -1,0 +1,263 @@
+package weftd
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/mesh/circuit"
+	"weft/mesh/peer"
+	"weft/prog/wire"
+	"weft/router"
+)
+
+// glue is what keeps mesh, ipam, router and wire in step; these three know nothing of each other.
+//
+//	mesh:  who is there, where, with which keys  --> wire (sessions), router (transports), ipam (voters, donors)
+//	ipam:  who owns which blocks, our claims     --> router (routes, guards), wire (what we accept), mesh (ring changed)
+//	wire:  where peers are heard                 --> router (endpoints)
+//	machine: own addresses                       --> mesh (own record)
+//
+// Everything is level-triggered: on any change all is computed anew from the present state and pushed where it differs.
+type glue struct {
+	wake chan struct{} // capacity 1
+
+	mu     sync.Mutex // held while peers are pushed, so that an older state never overwrites a newer one
+	peers  []wire.Peer
+	local  []netip.Prefix
+	inputs router.Input
+}
+
+// glueEvery is how often the state is looked at without a call: the machine's own addresses change silently.
+const glueEvery = 5 * time.Second
+
+// replicaRing is the ring's name among the mesh's replicas.
+const replicaRing = "ring"
+
+func (g *glue) init() { g.wake = make(chan struct{}, 1) }
+
+// poke asks for a round soon.
+func (g *glue) poke() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// runGlue pushes until ctx ends.
+func (n *node) runGlue(ctx context.Context) error {
+	members, blocks, routes := n.mesh.Watch(), n.ring.Watch(), n.router.Watch(ctx)
+	tick := time.NewTicker(glueEvery)
+	defer tick.Stop()
+	if len(n.member.ring) > 0 {
+		if err := n.ring.Merge(n.member.ring); err != nil && ctx.Err() == nil {
+			n.log.Warn("the ring learnt at the join has bad parts", "err", err)
+		}
+	}
+	for {
+		if err := n.push(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("state not pushed, will try again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-members:
+		case <-blocks:
+		case <-routes:
+		case <-n.glue.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *node) push(ctx context.Context) error {
+	if err := n.pushPeers(ctx); err != nil {
+		return err
+	}
+	if err := n.pushLocal(ctx); err != nil {
+		return err
+	}
+	u, err := readUnderlay(n.pools)
+	if err != nil {
+		return err
+	}
+	if err := n.mesh.Publish(func(r *mesh.Record) { *r = n.describe(*r, u) }); err != nil {
+		return fmt.Errorf("publish own record: %w", err)
+	}
+	n.pushRouter(ctx, u)
+	return nil
+}
+
+// pushPeers tells the wire who may have a session.
+func (n *node) pushPeers(ctx context.Context) error {
+	n.glue.mu.Lock()
+	defer n.glue.mu.Unlock()
+	peers := []wire.Peer{}
+	for _, p := range n.mesh.Peers() {
+		if p.State == peer.Removed || p.Noise == [32]byte{} {
+			continue
+		}
+		peers = append(peers, wire.Peer{
+			ID: p.ID, NoisePublic: p.Noise, Endpoints: n.endpointsOf(p.ID), Secrets: n.pairs.secrets(p.ID),
+		})
+	}
+	if n.glue.peers != nil && reflect.DeepEqual(peers, n.glue.peers) {
+		return nil
+	}
+	if err := n.link.SetPeers(ctx, peers); err != nil {
+		return fmt.Errorf("tell wire its peers: %w", err)
+	}
+	n.glue.peers = peers
+	return nil
+}
+
+// pushLocal tells the wire what it may accept.
+func (n *node) pushLocal(ctx context.Context) error {
+	local := slices.Clone(n.ring.Blocks()[n.key.ID()])
+	if n.glue.local != nil && slices.Equal(local, n.glue.local) {
+		return nil
+	}
+	if err := n.link.SetLocal(ctx, local); err != nil {
+		return fmt.Errorf("tell wire what is ours: %w", err)
+	}
+	n.glue.local = append([]netip.Prefix{}, local...)
+	return nil
+}
+
+// pushRouter gives the router its input.
+func (n *node) pushRouter(ctx context.Context, u underlay) {
+	heard := map[peer.ID]netip.AddrPort{}
+	if links, err := n.link.Links(ctx); err == nil {
+		for _, l := range links {
+			heard[l.Peer] = l.Endpoint
+		}
+	}
+	blocks := n.ring.Blocks()
+	in := router.Input{
+		Self:          n.key.ID(),
+		Pools:         n.pools,
+		Blocks:        blocks[n.key.ID()],
+		Underlay:      u.addrs,
+		UnderlayMTU:   u.mtu,
+		Trusted:       n.cfg.Trusted,
+		Transports:    n.cfg.Transports,
+		NoMasquerade:  n.cfg.NoMasquerade,
+		HostAccessAll: n.cfg.HostAccess,
+		Ports:         n.ports(),
+	}
+	if c, ok := n.ring.HostAddress(); ok {
+		in.Hosts = addresses(c)
+	}
+	for _, c := range n.ring.Claims() {
+		in.Pods = append(in.Pods, router.Pod{Name: c.Container, IfName: c.IfName, V4: c.V4, V6: c.V6})
+	}
+	for _, p := range n.mesh.Peers() {
+		if p.State == peer.Removed {
+			continue
+		}
+		endpoint := heard[p.ID]
+		if !endpoint.IsValid() && len(p.Endpoints) > 0 {
+			endpoint = p.Endpoints[0]
+		}
+		p.LastSeen, p.State = time.Time{}, peer.Alive // rumours and clocks are no reason to plan anew
+		in.Peers = append(in.Peers, router.Peer{Info: p, Blocks: blocks[p.ID], Endpoint: endpoint})
+	}
+	if reflect.DeepEqual(in, n.glue.inputs) {
+		return
+	}
+	n.glue.inputs = in
+	n.router.Update(in)
+}
+
+// ports lists the ports of weft on this machine that pods must not reach.
+func (n *node) ports() []uint16 {
+	ports := []uint16{n.cfg.Listen.Port()}
+	if !n.cfg.MetricsOff {
+		ports = append(ports, n.cfg.MetricsListen.Port())
+	}
+	return ports
+}
+
+// record is what this node says about itself, at the start.
+func (n *node) record(r mesh.Record) (mesh.Record, error) {
+	u, err := readUnderlay(n.pools)
+	if err != nil {
+		return mesh.Record{}, err
+	}
+	return n.describe(r, u), nil
+}
+
+// describe brings the record up to date.
+func (n *node) describe(r mesh.Record, u underlay) mesh.Record {
+	r.Name = n.name
+	r.Endpoints = u.endpoints(n.cfg.Advertise, n.cfg.Listen.Port())
+	r.Noise = [32]byte(n.noise.PublicKey().Bytes())
+	r.NoiseEpoch = noiseEpoch
+	r.Transports = n.transports()
+	r.Trusted = n.cfg.Trusted
+	r.MTU = u.mtu
+	r.Build = n.cfg.Build
+	if n.ring != nil {
+		if c, ok := n.ring.HostAddress(); ok {
+			r.Hosts = addresses(c)
+		}
+	}
+	return r
+}
+
+// transports lists what works here, as far as it is known.
+func (n *node) transports() []string {
+	var names []string
+	if n.router == nil {
+		return names
+	}
+	for _, t := range n.router.Status().Transports {
+		if t.Available && (len(n.cfg.Transports) == 0 || slices.Contains(n.cfg.Transports, t.Name)) {
+			names = append(names, t.Name)
+		}
+	}
+	return names
+}
+
+// addresses lists a claim's addresses, IPv4 first.
+func addresses(c ipam.Claim) []netip.Addr {
+	var all []netip.Addr
+	for _, a := range []netip.Addr{c.V4, c.V6} {
+		if a.IsValid() {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// ringNetwork is the mesh as the allocator sees it.
+type ringNetwork struct{ mesh *mesh.Mesh }
+
+var _ ipam.Network = ringNetwork{}
+
+func (r ringNetwork) Call(ctx context.Context, to peer.ID, method string, req []byte) ([]byte, error) {
+	return r.mesh.Call(ctx, to, method, req)
+}
+func (r ringNetwork) Changed()             { r.mesh.Changed(replicaRing) }
+func (r ringNetwork) Peers() []peer.Info   { return r.mesh.Peers() }
+func (r ringNetwork) Voters() []peer.Voter { return r.mesh.Roster().Voters() }
+
+// streams is the circuits as the mesh sees them.
+type streams struct{ circuits *circuit.Circuits }
+
+var _ mesh.Streams = streams{}
+
+func (s streams) Dial(ctx context.Context, to peer.ID, kind byte) (net.Conn, error) {
+	c, err := s.circuits.Dial(ctx, to, kind)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}

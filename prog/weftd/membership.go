@@ -1,0 +1,151 @@
+package weftd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"weft/crypto/identity"
+	"weft/crypto/tlv"
+	"weft/mesh/join"
+	"weft/mesh/peer"
+)
+
+// membership is what makes this state a member: written once, in one piece, when a cluster was made or joined. It is the
+// point of no return of both; a crash before it leaves a node that knows nobody, and tries again with the same key.
+//
+//	version(1)  fields: cluster, certificate, items (list), records, ring, sponsor, its endpoint
+type membership struct {
+	cluster     *identity.Cluster
+	certificate *identity.Certificate
+	items       [][]byte // of the roster at that time, our certificate among them
+	records     []byte   // snapshot; the mesh has newer ones after a while
+	ring        []byte   // snapshot; the allocator has a newer one after a while
+	sponsor     peer.ID  // zero at the founder
+	endpoint    netip.AddrPort
+}
+
+const (
+	membershipVersion = tlv.Version(0x10)
+
+	membershipCluster     = 1
+	membershipCertificate = 2
+	membershipItems       = 3
+	membershipRecords     = 4
+	membershipRing        = 5
+	membershipSponsor     = 6
+	membershipEndpoint    = 7
+
+	maxMembershipItems = 1 << 20
+)
+
+func (m *membership) append(b []byte) []byte {
+	b = tlv.AppendVersion(b, membershipVersion)
+	b = tlv.Append(b, membershipCluster, m.cluster.Raw())
+	b = tlv.Append(b, membershipCertificate, m.certificate.Raw())
+	b = tlv.AppendList(b, membershipItems, m.items)
+	b = tlv.Append(b, membershipRecords, m.records)
+	b = tlv.Append(b, membershipRing, m.ring)
+	if !m.sponsor.IsZero() {
+		b = tlv.Append(b, membershipSponsor, m.sponsor[:])
+		b = tlv.Append(b, membershipEndpoint, tlv.AddrPort(m.endpoint))
+	}
+	return b
+}
+
+func parseMembership(b []byte) (*membership, error) {
+	_, fields, err := tlv.ParseVersioned("membership", b, membershipVersion)
+	if err != nil {
+		return nil, err
+	}
+	r := tlv.NewReader(fields)
+	r.Require(membershipCluster, membershipCertificate)
+	m := &membership{}
+	raw, _ := fields.Get(membershipCluster)
+	if m.cluster, err = identity.ParseCluster(raw); err != nil {
+		return nil, err
+	}
+	raw, _ = fields.Get(membershipCertificate)
+	if m.certificate, err = identity.ParseCertificate(raw); err != nil {
+		return nil, err
+	}
+	m.items = r.List(membershipItems, maxMembershipItems)
+	m.records, _ = fields.Get(membershipRecords)
+	m.ring, _ = fields.Get(membershipRing)
+	if r.Has(membershipSponsor) {
+		r.Copy(membershipSponsor, m.sponsor[:])
+		raw, _ := fields.Get(membershipEndpoint)
+		m.endpoint, err = tlv.ParseAddrPort(raw)
+		r.Fail(err)
+	}
+	if err := r.Err(); err != nil {
+		return nil, fmt.Errorf("parse membership: %w", err)
+	}
+	return m, nil
+}
+
+// found makes a cluster with this node as founder.
+func found(node, root identity.Key, name string, spec identity.ClusterSpec, now time.Time) (*membership, error) {
+	spec.Founder, spec.Created = node.ID(), now
+	cluster, err := identity.NewCluster(root, spec)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := identity.Found(root, node, name, now)
+	if err != nil {
+		return nil, err
+	}
+	delegation, err := identity.Delegate(root, node.Public(), now)
+	if err != nil {
+		return nil, err
+	}
+	return &membership{
+		cluster:     cluster,
+		certificate: certificate,
+		items:       [][]byte{certificate.Raw(), delegation.Raw()},
+	}, nil
+}
+
+// joined keeps the result of a join.
+func joined(r *join.Result) *membership {
+	return &membership{
+		cluster:     r.Cluster,
+		certificate: r.Certificate,
+		items:       append([][]byte{r.Certificate.Raw()}, r.Items...),
+		records:     r.Records,
+		ring:        r.Ring,
+		sponsor:     r.Sponsor,
+		endpoint:    r.Endpoint,
+	}
+}
+
+// loadMembership reads the state's membership and checks that it belongs to the state's key; nil when there is none.
+func loadMembership(s *stateDir) (*membership, identity.Key, error) {
+	b, err := s.read(fileMembership)
+	if errors.Is(err, errNoState) {
+		return nil, identity.Key{}, nil
+	}
+	if err != nil {
+		return nil, identity.Key{}, err
+	}
+	m, err := parseMembership(b)
+	if err != nil {
+		return nil, identity.Key{}, fmt.Errorf("read %s: %w", s.file(fileMembership), err)
+	}
+	key, err := s.key(fileIdentity)
+	if err != nil {
+		return nil, identity.Key{}, err
+	}
+	if m.certificate.ID() != key.ID() {
+		return nil, identity.Key{}, fmt.Errorf("%s is the certificate of %s, and %s the key of %s: the folder was mixed "+
+			"from two nodes", s.file(fileMembership), m.certificate.ID(), s.file(fileIdentity), key.ID())
+	}
+	if err := m.cluster.Verify(m.cluster.Root); err != nil {
+		return nil, identity.Key{}, err
+	}
+	if err := m.certificate.Verify(m.cluster.Root); err != nil {
+		return nil, identity.Key{}, err
+	}
+	return m, key, nil
+}

@@ -1,0 +1,185 @@
+package weftd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"weft/prog/control"
+)
+
+const (
+	metricsTime    = 5 * time.Second // for one answer
+	metricsAtATime = 4
+)
+
+// serveMetrics answers /metrics, /healthz (the daemon lives) and /readyz (pods can be attached).
+func (d *daemon) serveMetrics(ctx context.Context) error {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", d.cfg.MetricsListen.String())
+	if err != nil {
+		return fmt.Errorf("open metrics port %s: %w", d.cfg.MetricsListen, err)
+	}
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(collector{d}); err != nil {
+		return errors.Join(fmt.Errorf("register metrics: %w", err), ln.Close())
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: metricsAtATime, Timeout: metricsTime}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		s, err := d.Status(r.Context())
+		if err != nil || s.Node.State != control.NodeReady {
+			http.Error(w, s.Node.State+": "+s.Node.Reason, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: metricsTime, ReadTimeout: metricsTime, WriteTimeout: 2 * metricsTime,
+		MaxHeaderBytes: 8 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// collector makes metrics of the status, at the moment that they are asked for.
+type collector struct{ d *daemon }
+
+// metric is one line of the table below.
+type metric struct {
+	name, help string
+	kind       prometheus.ValueType
+	labels     []string
+}
+
+// The names are a promise to dashboards: they change only with an entry in the changelog.
+var (
+	metricInfo       = metric{"weft_info", "1, with the build and the names as labels.", prometheus.GaugeValue, []string{"build", "node", "name", "cluster"}}
+	metricReady      = metric{"weft_ready", "1 when pods can be attached.", prometheus.GaugeValue, nil}
+	metricUptime     = metric{"weft_uptime_seconds", "Since the daemon started.", prometheus.GaugeValue, nil}
+	metricMembers    = metric{"weft_members", "Members of the cluster by state, this node included.", prometheus.GaugeValue, []string{"state"}}
+	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use.", prometheus.GaugeValue, []string{"peer", "transport"}}
+	metricPeerRTT    = metric{"weft_peer_rtt_seconds", "Round trip to the peer.", prometheus.GaugeValue, []string{"peer"}}
+	metricPeerLoss   = metric{"weft_peer_loss_ratio", "Loss of recent probes to the peer, 0 to 1.", prometheus.GaugeValue, []string{"peer"}}
+	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Inner bytes from the peer.", prometheus.CounterValue, []string{"peer"}}
+	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Inner bytes to the peer.", prometheus.CounterValue, []string{"peer"}}
+	metricPeerKey    = metric{"weft_peer_key_age_seconds", "Age of the session key with the peer.", prometheus.GaugeValue, []string{"peer"}}
+	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", prometheus.GaugeValue, []string{"state"}}
+	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", prometheus.GaugeValue, nil}
+	metricPods       = metric{"weft_pods", "Attached pods.", prometheus.GaugeValue, nil}
+	metricCounter    = metric{"weft_events_total", "Events of the parts by kind; drops of packets among them.", prometheus.CounterValue, []string{"part", "kind"}}
+	metricWireStarts = metric{"weft_wire_attached_total", "Wires that this daemon attached to.", prometheus.CounterValue, nil}
+)
+
+// Describe makes the collector an unchecked one: which series there are depends on the peers.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads the state.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), metricsTime)
+	defer cancel()
+	emit := func(m metric, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(m.name, m.help, m.labels, nil), m.kind, value, labels...)
+	}
+	s, err := c.d.Status(ctx)
+	if err != nil {
+		return
+	}
+	emit(metricInfo, 1, s.Node.Build, s.Node.ID, s.Node.Name, s.Cluster.ID)
+	emit(metricReady, truth(s.Node.State == control.NodeReady))
+	emit(metricUptime, float64(s.Node.UptimeS))
+	n, err := c.d.current()
+	if err != nil {
+		return
+	}
+	states := map[string]int{control.PeerAlive: 1, control.PeerSuspect: 0, control.PeerDead: 0, control.PeerRemoved: 0}
+	for _, p := range s.Peers {
+		states[p.State]++
+		emit(metricPeerUp, truth(p.Path != control.PathNone), p.ID, p.Transport)
+		if p.RTTms > 0 {
+			emit(metricPeerRTT, p.RTTms/1000, p.ID)
+		}
+		emit(metricPeerLoss, p.Loss, p.ID)
+		emit(metricPeerRx, float64(p.RxBytes), p.ID)
+		emit(metricPeerTx, float64(p.TxBytes), p.ID)
+		if p.KeyAgeS >= 0 {
+			emit(metricPeerKey, float64(p.KeyAgeS), p.ID)
+		}
+	}
+	for state, count := range states {
+		emit(metricMembers, float64(count), state)
+	}
+	emit(metricAddresses, float64(s.IPAM.Used), "used")
+	emit(metricAddresses, float64(s.IPAM.Free), "free")
+	emit(metricAddresses, float64(s.IPAM.Unreachable), "unreachable")
+	emit(metricConfirmed, truth(s.IPAM.State == control.IPAMReady))
+	emit(metricPods, float64(len(n.ring.Claims())))
+	n.link.mu.Lock()
+	starts := n.link.starts
+	n.link.mu.Unlock()
+	emit(metricWireStarts, float64(starts))
+	for _, e := range n.events(ctx) {
+		emit(metricCounter, float64(e.count), e.part, e.kind)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// event is one counter of one part.
+type event struct {
+	part, kind string
+	count      uint64
+}
+
+// events lists the counters of the parts.
+func (n *node) events(ctx context.Context) []event {
+	m := n.mesh.Stats()
+	all := []event{
+		{"mesh", "refused", m.Refused}, {"mesh", "dropped", m.Dropped}, {"mesh", "unknown", m.Unknown},
+		{"mesh", "malformed", m.Malformed}, {"mesh", "send_failed", m.SendFailed}, {"mesh", "calls_refused", m.RefusedCalls},
+		{"mesh", "panics", m.Panics}, {"mesh", "pulls", m.Pulls}, {"mesh", "pulls_failed", m.PullsFailed},
+	}
+	stats, err := n.link.stats(ctx)
+	if err != nil {
+		return all
+	}
+	for kind, count := range stats.Drops {
+		all = append(all, event{"sleeve", "drop_" + kind, count})
+	}
+	byPeer := map[string]uint64{}
+	for _, p := range stats.Peers {
+		for kind, count := range p.Drops {
+			byPeer[kind] += count
+		}
+	}
+	for kind, count := range byPeer {
+		all = append(all, event{"sleeve", "peer_drop_" + kind, count})
+	}
+	w := stats.Counters
+	return append(all, event{"wire", "attached", w.Attached}, event{"wire", "refused", w.Refused},
+		event{"wire", "datagrams_dropped", w.DatagramsDropped}, event{"wire", "datagrams_failed", w.DatagramsFailed},
+		event{"wire", "accepted", w.AcceptedPassed}, event{"wire", "accepted_closed", w.AcceptedClosed},
+		event{"wire", "malformed", w.Malformed})
+}
+
+// counters is events by name, for a report.
+func (n *node) counters(ctx context.Context) map[string]any {
+	all := map[string]any{}
+	for _, e := range n.events(ctx) {
+		all[e.part+"_"+e.kind] = e.count
+	}
+	return all
+}

@@ -1,0 +1,356 @@
+package weftd
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"weft/crypto/identity"
+	"weft/ipam"
+	"weft/ipam/ring"
+	"weft/mesh"
+	"weft/mesh/circuit"
+	"weft/mesh/join"
+	"weft/mesh/peer"
+	"weft/prog/wire"
+	"weft/router"
+	"weft/router/host"
+	"weft/router/sleeve"
+)
+
+// node is this machine as a member of a cluster: the parts, and what joins them. It exists from the moment that there is
+// a membership until the daemon ends.
+type node struct {
+	cfg     Config
+	log     *slog.Logger
+	state   *stateDir
+	host    *host.Host
+	member  *membership
+	key     identity.Key
+	root    identity.Key // the zero Key where it is not held
+	noise   *ecdh.PrivateKey
+	name    string
+	pools   []netip.Prefix // both families
+	started time.Time
+
+	link     *wirelink
+	circuits *circuit.Circuits
+	mesh     *mesh.Mesh
+	ring     *ipam.Allocator
+	router   *router.Router
+	pairs    *pairs
+	sponsor  *join.Sponsor
+	glue     glue
+}
+
+// newNode builds the parts from what is on disk. It starts nothing and changes nothing on the machine.
+func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key identity.Key) (*node, error) {
+	n := &node{cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
+		name: m.certificate.Name()}
+	for _, p := range m.cluster.Pools {
+		n.pools = append(n.pools, p.Prefix)
+	}
+	if m.cluster.Linked6.IsValid() {
+		n.pools = append(n.pools, m.cluster.Linked6)
+	}
+	var err error
+	if n.root, err = state.key(fileRoot); err != nil && !errors.Is(err, errNoState) {
+		return nil, err
+	}
+	if n.noise, err = state.noiseKey(); err != nil {
+		return nil, err
+	}
+	n.glue.init()
+	for _, build := range []func() error{n.buildLink, n.buildMesh, n.buildRing, n.buildRouter, n.buildSponsor} {
+		if err := build(); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func (n *node) buildLink() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	n.link = newWirelink(n.log, wire.Options{
+		Exe:     exe,
+		Socket:  n.state.file(fileWireSocket),
+		LogFile: n.state.file(fileWireLog),
+		Version: n.cfg.Build,
+		Log:     n.log,
+	})
+	n.link.identity = n.wireIdentity
+	n.link.equip = n.equip
+	return nil
+}
+
+func (n *node) buildMesh() error {
+	n.pairs = newPairs(n.log, n.key.ID())
+	var err error
+	n.circuits, err = circuit.New(circuit.Config{
+		Key:       n.key,
+		Root:      n.member.cluster.Root,
+		Cert:      func() *identity.Certificate { return n.member.certificate },
+		Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
+		Endpoints: n.endpointsOf,
+		Log:       n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.pairs.dial = n.circuits.Dial
+	n.pairs.tell = n.pushPeers
+
+	var seeds []peer.ID
+	if !n.member.sponsor.IsZero() {
+		seeds = append(seeds, n.member.sponsor)
+	}
+	record, err := n.record(mesh.Record{Name: n.name})
+	if err != nil {
+		return err
+	}
+	n.mesh, err = mesh.New(mesh.Config{
+		Key:         n.key,
+		Cluster:     n.member.cluster,
+		Certificate: n.member.certificate,
+		Items:       n.member.items,
+		Records:     n.member.records,
+		Record:      record,
+		Seeds:       seeds,
+		Packets:     n.link,
+		Streams:     streams{n.circuits},
+		Store:       n.state,
+		Log:         n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.pairs.members = n.mesh.Peers
+	return nil
+}
+
+func (n *node) buildRing() error {
+	var pools []ring.Pool
+	for _, p := range n.member.cluster.Pools {
+		pools = append(pools, ring.Pool{Prefix: p.Prefix, AtomBits: p.AtomBits})
+	}
+	universe, err := ring.NewUniverse(n.member.cluster.ID(), n.member.cluster.Founder, pools)
+	if err != nil {
+		return fmt.Errorf("cut pools: %w", err)
+	}
+	store, err := ipam.OpenBolt(n.state.file(fileDB))
+	if err != nil {
+		return err
+	}
+	n.ring, err = ipam.New(ipam.Config{
+		Universe: universe,
+		Linked6:  n.member.cluster.Linked6,
+		Signer:   n.key,
+		Keys:     n.publicKey,
+		Network:  ringNetwork{n.mesh},
+		Store:    store,
+		Log:      n.log,
+		Strict:   n.cfg.StrictRestart,
+	})
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	n.mesh.Replicate(replicaRing, n.ring)
+	for _, method := range ipam.Methods() {
+		n.mesh.Handle(method, func(ctx context.Context, from peer.ID, req []byte) ([]byte, error) {
+			return n.ring.HandleCall(ctx, from, method, req)
+		})
+	}
+	return nil
+}
+
+func (n *node) buildRouter() error {
+	var err error
+	n.router, err = router.New(router.Config{
+		Host:    n.host,
+		Drivers: drivers(n.host, n.link),
+		Log:     n.log,
+		Undo:    n.state.file(fileUndo),
+	})
+	return err
+}
+
+// run works until ctx ends. The wire, the kernel's tunnels, routes and guard stay as they are when it returns.
+func (n *node) run(ctx context.Context) error {
+	return supervise(ctx, n.log,
+		task{"router", n.router.Run},
+		task{"wire", n.link.run},
+		task{"mesh", n.mesh.Run},
+		task{"ring", n.ring.Run},
+		task{"circuits", func(ctx context.Context) error {
+			return n.circuits.Serve(ctx, n.link.Accept, circuit.Handlers{Circuit: n.serveCircuit, Join: n.sponsor.Serve})
+		}},
+		task{"pairs", n.pairs.run},
+		task{"glue", n.runGlue},
+	)
+}
+
+// serveCircuit gives a member's stream to whom it is for.
+func (n *node) serveCircuit(ctx context.Context, conn *circuit.Conn) {
+	if err := n.mesh.Roster().Add(conn.Certificate); err != nil {
+		n.log.Warn("certificate of a member not kept", "peer", conn.Peer, "err", err)
+		return
+	}
+	if conn.Kind != streamPair {
+		n.mesh.ServeStream(ctx, conn.Peer, conn.Kind, conn)
+		return
+	}
+	if err := n.pairs.serve(ctx, conn); err != nil {
+		n.log.Debug("no pair secret agreed", "peer", conn.Peer, "err", err)
+	}
+}
+
+// wireIdentity is what the wire may know of this node. A wire that is started gets handshake counters that no wire
+// before it can have used.
+func (n *node) wireIdentity(started bool) (wire.Identity, error) {
+	epoch, err := n.state.wireEpoch(started)
+	if err != nil {
+		return wire.Identity{}, err
+	}
+	return wire.Identity{
+		ID:           n.key.ID(),
+		NoisePrivate: [32]byte(n.noise.Bytes()),
+		Epoch:        noiseEpoch,
+		Cluster:      n.member.cluster.ID(),
+		Counter:      epoch * sleeve.CounterSpan,
+	}, nil
+}
+
+// noiseEpoch counts the sleeve keys of this node; there has been no reason yet to make a second one.
+const noiseEpoch = 1
+
+// tunQueues is the number of lanes of the sleeve's device.
+const tunQueues = 1
+
+// equip opens what the wire has not got, with the daemon's rights, and hands it over.
+func (n *node) equip(ctx context.Context, c *wire.Client) error {
+	held := c.Hello().Held
+	port := n.cfg.Listen.Port()
+	onPort := func(a netip.AddrPort) bool { return a.Port() == port }
+	if !slices.ContainsFunc(held.UDP, onPort) {
+		conns, err := sleeve.ListenUDP(ctx, n.cfg.Listen)
+		if err != nil {
+			return portError("udp", n.cfg.Listen, err)
+		}
+		if err := give(conns, func(files []*os.File) error { return c.GiveUDP(ctx, files) }); err != nil {
+			return fmt.Errorf("give UDP port to the wire: %w", err)
+		}
+	}
+	if !slices.ContainsFunc(held.TCP, onPort) {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen.String())
+		if err != nil {
+			return portError("tcp", n.cfg.Listen, err)
+		}
+		if err := give([]*net.TCPListener{ln.(*net.TCPListener)}, func(files []*os.File) error {
+			return c.GiveTCP(ctx, files)
+		}); err != nil {
+			return fmt.Errorf("give TCP port to the wire: %w", err)
+		}
+	}
+	if held.TUN.Name != sleeve.Device {
+		queues, off, err := n.host.OpenTUN(sleeve.Device, tunQueues, true)
+		if err != nil {
+			return err
+		}
+		tun := wire.TUN{Name: sleeve.Device, Offload: sleeve.Offload{Vnet: off.VnetHdr, TSO: off.TSO, USO: off.USO}}
+		err = c.GiveTUN(ctx, tun, queues)
+		for _, q := range queues {
+			err = errors.Join(err, q.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("give TUN device to the wire: %w", err)
+		}
+	}
+	return nil
+}
+
+// give passes duplicates of the sockets and closes the originals.
+func give[S interface {
+	File() (*os.File, error)
+	Close() error
+}](sockets []S, pass func([]*os.File) error) (err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	for _, s := range sockets {
+		f, ferr := s.File()
+		err = errors.Join(err, ferr, s.Close())
+		if ferr == nil {
+			files = append(files, f)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return pass(files)
+}
+
+// publicKey finds the key of a member.
+func (n *node) publicKey(id peer.ID) (ed25519.PublicKey, bool) {
+	c, ok := n.mesh.Roster().Certificate(id)
+	if !ok {
+		return nil, false
+	}
+	return c.Public(), true
+}
+
+// endpointsOf lists where a member may be dialled: its own word, or where it was when this node joined.
+func (n *node) endpointsOf(id peer.ID) []netip.AddrPort {
+	var all []netip.AddrPort
+	if info, ok := n.mesh.Peer(id); ok {
+		all = info.Endpoints
+	}
+	if id == n.member.sponsor && !slices.Contains(all, n.member.endpoint) {
+		all = append(all, n.member.endpoint)
+	}
+	return all
+}
+
+// buildSponsor lets this node take part in the joins of others.
+func (n *node) buildSponsor() error {
+	var err error
+	n.sponsor, err = join.NewSponsor(join.SponsorConfig{
+		Key:     n.key,
+		Cluster: n.member.cluster,
+		Roster:  n.mesh.Roster(),
+		Store:   n.state,
+		Call:    n.mesh.Call,
+		RootKey: func() identity.Key { return n.root },
+		Alive:   n.alive,
+		Records: func() []byte { return n.mesh.Snapshot("records") },
+		Ring:    n.ring.Snapshot,
+		Build:   n.cfg.Build,
+		Log:     n.log,
+	})
+	if err != nil {
+		return err
+	}
+	for method, handle := range n.sponsor.Handlers() {
+		n.mesh.Handle(method, handle)
+	}
+	return nil
+}
+
+// alive is membership's opinion.
+func (n *node) alive(id peer.ID) bool {
+	info, ok := n.mesh.Peer(id)
+	return ok && info.State == peer.Alive
+}

@@ -1,0 +1,247 @@
+package weftd
+
+import (
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"weft/crypto/identity"
+)
+
+// stateDir is the node's folder, 0700. Each file is written whole: to a temporary name, synced, renamed, and the folder
+// synced, so that a crash leaves the old file or the new one. The ring and the claims live in a database of their own
+// (ipam's); what is here changes with membership, a few times a day.
+//
+//	identity.key   this life of the node (PEM, Ed25519)      root.key    the cluster's root key, where it is held
+//	noise.key      key of the sleeve (PEM, X25519)           wire.epoch  how many times a wire was given an identity
+//	membership     the cluster, this node's certificate      roster, records, self   what gossip taught and was told
+//	promises       nodes that this one agreed to admit       weft.db     ring and claims
+//	sysctls        what the machine had before               lock        held by the running daemon
+//	wire.sock, wire.log   of the data-plane process
+type stateDir struct {
+	path string
+	lock *os.File
+}
+
+// The names of the files.
+const (
+	fileIdentity   = "identity.key"
+	fileRoot       = "root.key"
+	fileNoise      = "noise.key"
+	fileWireEpoch  = "wire.epoch"
+	fileMembership = "membership"
+	filePromises   = "promises"
+	fileUndo       = "sysctls"
+	fileDB         = "weft.db"
+	fileLock       = "lock"
+	fileWireSocket = "wire.sock"
+	fileWireLog    = "wire.log"
+)
+
+// errNoState says that a file was never written.
+var errNoState = fs.ErrNotExist
+
+// openState makes the folder if needed and takes its lock, so that two daemons never share one life.
+func openState(path string) (*stateDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		return nil, fmt.Errorf("close state directory to others: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(path, fileLock), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(&stateInUseError{path}, f.Close())
+	}
+	return &stateDir{path: path, lock: f}, nil
+}
+
+// stateInUseError says that another daemon holds the lock.
+type stateInUseError struct{ path string }
+
+func (e *stateInUseError) Error() string {
+	return fmt.Sprintf("state directory %s is in use by another weft", e.path)
+}
+
+func (s *stateDir) close() error { return s.lock.Close() }
+
+func (s *stateDir) file(name string) string { return filepath.Join(s.path, name) }
+
+// read returns a file's bytes; errNoState when it was never written.
+func (s *stateDir) read(name string) ([]byte, error) {
+	b, err := os.ReadFile(s.file(name))
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	return b, nil
+}
+
+// has reports whether a file is there.
+func (s *stateDir) has(name string) bool {
+	_, err := os.Stat(s.file(name))
+	return err == nil
+}
+
+// write replaces a file durably; it is 0600 from its first byte on.
+func (s *stateDir) write(name string, b []byte) error {
+	f, err := os.CreateTemp(s.path, "."+name+".*")
+	if err != nil {
+		return fmt.Errorf("write state %s: %w", name, err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), s.file(name))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write state %s: %w", name, err), os.Remove(f.Name()))
+	}
+	return s.sync()
+}
+
+// remove deletes files that may be missing.
+func (s *stateDir) remove(names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if err := os.Remove(s.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove state: %w", err))
+		}
+	}
+	return errors.Join(append(errs, s.sync())...)
+}
+
+func (s *stateDir) sync() error {
+	d, err := os.Open(s.path)
+	if err != nil {
+		return fmt.Errorf("sync state directory: %w", err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// forget wipes this life: what is left is a folder as before the first start, except for logs.
+func (s *stateDir) forget() error {
+	return s.remove(fileMembership, fileIdentity, fileRoot, fileNoise, fileWireEpoch, filePromises, fileDB,
+		"roster", "records", "self")
+}
+
+// key reads an Ed25519 key.
+func (s *stateDir) key(name string) (identity.Key, error) {
+	b, err := s.read(name)
+	if err != nil {
+		return identity.Key{}, err
+	}
+	key, err := parsePEM(b)
+	if err != nil {
+		return identity.Key{}, fmt.Errorf("read %s: %w", s.file(name), err)
+	}
+	k, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return identity.Key{}, fmt.Errorf("read %s: is a %T, want Ed25519", s.file(name), key)
+	}
+	return identity.ParseKey(k.Seed())
+}
+
+// keyOrNew reads an Ed25519 key, or makes and stores one.
+func (s *stateDir) keyOrNew(name string) (identity.Key, error) {
+	k, err := s.key(name)
+	if !errors.Is(err, errNoState) {
+		return k, err
+	}
+	if k, err = identity.NewKey(); err != nil {
+		return identity.Key{}, err
+	}
+	return k, s.writeKey(name, ed25519.NewKeyFromSeed(k.Bytes()))
+}
+
+// Load and Save make the folder the mesh's store; a name is a file.
+func (s *stateDir) Load(name string) ([]byte, error) {
+	b, err := s.read(name)
+	if errors.Is(err, errNoState) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// Save replaces a value durably.
+func (s *stateDir) Save(name string, b []byte) error { return s.write(name, b) }
+
+// noiseKey reads the sleeve's key, or makes and stores one.
+func (s *stateDir) noiseKey() (*ecdh.PrivateKey, error) {
+	b, err := s.read(fileNoise)
+	if errors.Is(err, errNoState) {
+		k, err := ecdh.X25519().GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("make sleeve key: %w", err)
+		}
+		return k, s.writeKey(fileNoise, k)
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, err := parsePEM(b)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.file(fileNoise), err)
+	}
+	k, ok := key.(*ecdh.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("read %s: is a %T, want X25519", s.file(fileNoise), key)
+	}
+	return k, nil
+}
+
+// writeKey stores a private key as PKCS #8 in PEM.
+func (s *stateDir) writeKey(name string, key any) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	return s.write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func parsePEM(b []byte) (any, error) {
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, errors.New("not a PEM private key")
+	}
+	return x509.ParsePKCS8PrivateKey(block.Bytes)
+}
+
+// wireEpoch counts the wires that were started. Handshake counters begin with it, so that no message of an earlier wire
+// is newer than one of a later wire, whatever the wall clock says.
+func (s *stateDir) wireEpoch(next bool) (uint64, error) {
+	var n uint64
+	b, err := s.read(fileWireEpoch)
+	switch {
+	case errors.Is(err, errNoState):
+		next = true
+	case err != nil:
+		return 0, err
+	default:
+		if n, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32); err != nil {
+			return 0, fmt.Errorf("read %s: %w", s.file(fileWireEpoch), err)
+		}
+	}
+	if !next {
+		return n, nil
+	}
+	n++
+	return n, s.write(fileWireEpoch, []byte(strconv.FormatUint(n, 10)+"\n"))
+}

@@ -1,0 +1,286 @@
+package weftd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"weft/mesh/peer"
+	"weft/prog/wire"
+	"weft/router"
+)
+
+const (
+	wireTellTime  = 5 * time.Second // for the wire to take a setting
+	wireRetryMin  = 50 * time.Millisecond
+	wireRetryMax  = 5 * time.Second
+	wireHealthy   = 10 * time.Second // a wire that lived this long is started again without delay
+	wireStopTime  = 3 * time.Second
+	wireLinksTime = time.Second
+)
+
+// wirelink keeps a wire running and told. What is wanted is kept here and pushed to every wire that it attaches to, so
+// that the rest of the daemon never sees one wire die and another be born.
+//
+//	none -> attached -> told -> (wire dies) none -> ...
+type wirelink struct {
+	log      *slog.Logger
+	options  wire.Options
+	identity func(started bool) (wire.Identity, error)
+	equip    func(ctx context.Context, c *wire.Client) error // gives the descriptors that this wire lacks
+
+	telling sync.Mutex // held while a wire is told; guards what is wanted, nil while not yet known
+	peers   []wire.Peer
+	tunnels []router.Tunnel
+	local   []netip.Prefix
+
+	mu     sync.Mutex    // guards all below; never held while something waits
+	client *wire.Client  // nil while there is none that was told
+	turned chan struct{} // closed when client changes
+	starts int           // how many wires were attached to
+}
+
+func newWirelink(log *slog.Logger, o wire.Options) *wirelink {
+	return &wirelink{log: log, options: o, turned: make(chan struct{})}
+}
+
+// run attaches, equips and tells, again and again.
+func (l *wirelink) run(ctx context.Context) error {
+	wait := wireRetryMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := l.serve(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, wire.ErrDisplaced) {
+			return err // another daemon runs this node
+		}
+		l.log.Warn("wire lost", "err", err)
+		if time.Since(began) > wireHealthy {
+			wait = wireRetryMin
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, wireRetryMax)
+	}
+	return nil
+}
+
+// serve lives as long as one attachment to a wire. On the way out the wire is left running.
+func (l *wirelink) serve(ctx context.Context) error {
+	c, err := wire.Ensure(ctx, l.options)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	id, err := l.identity(c.Started())
+	if err != nil {
+		return err
+	}
+	tell, cancel := context.WithTimeout(ctx, 2*wireTellTime)
+	defer cancel()
+	if err := c.SetIdentity(tell, id); err != nil {
+		return fmt.Errorf("tell wire its identity: %w", err)
+	}
+	if err := l.equip(tell, c); err != nil {
+		return err
+	}
+	if err := l.adopt(tell, c); err != nil {
+		return err
+	}
+	defer l.turn(nil)
+	l.log.Info("wire attached", "started", c.Started(), "pid", c.Hello().PID)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.Done():
+		return c.Err()
+	}
+}
+
+// adopt pushes all that is wanted and makes c the client. A change that comes meanwhile waits, and then goes to c. What
+// is not known yet is not pushed: a wire that was taken over keeps its sessions until the daemon knows better.
+func (l *wirelink) adopt(ctx context.Context, c *wire.Client) error {
+	l.telling.Lock()
+	defer l.telling.Unlock()
+	var err error
+	if l.local != nil {
+		err = c.SetLocal(ctx, l.local)
+	}
+	if l.peers != nil {
+		err = errors.Join(err, c.SetPeers(ctx, l.peers))
+	}
+	if l.tunnels != nil {
+		err = errors.Join(err, c.SetTunnels(ctx, l.tunnels))
+	}
+	if err != nil {
+		return fmt.Errorf("tell wire what is wanted: %w", err)
+	}
+	l.turn(c)
+	return nil
+}
+
+// turn makes c the client, or nobody.
+func (l *wirelink) turn(c *wire.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.client = c; c != nil {
+		l.starts++
+	}
+	close(l.turned)
+	l.turned = make(chan struct{})
+}
+
+// current is the client, or nil; the channel closes when that is no longer so.
+func (l *wirelink) current() (*wire.Client, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client, l.turned
+}
+
+// next waits for a client other than old.
+func (l *wirelink) next(ctx context.Context, old *wire.Client) (*wire.Client, error) {
+	for {
+		c, turned := l.current()
+		if c != nil && c != old {
+			return c, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-turned:
+		}
+	}
+}
+
+// tell keeps what keep stores and does it to the wire, if there is one; if not, the next one is told.
+func (l *wirelink) tell(ctx context.Context, keep func(), do func(context.Context, *wire.Client) error) error {
+	l.telling.Lock()
+	defer l.telling.Unlock()
+	keep()
+	c, _ := l.current()
+	if c == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, wireTellTime)
+	defer cancel()
+	err := do(ctx, c)
+	if errors.Is(err, wire.ErrLost) {
+		return nil
+	}
+	return err
+}
+
+// SetPeers makes the sessions' peers exactly these.
+func (l *wirelink) SetPeers(ctx context.Context, peers []wire.Peer) error {
+	if peers == nil {
+		peers = []wire.Peer{}
+	}
+	return l.tell(ctx, func() { l.peers = peers },
+		func(ctx context.Context, c *wire.Client) error { return c.SetPeers(ctx, peers) })
+}
+
+// SetTunnels makes the sleeve's tunnels exactly these.
+func (l *wirelink) SetTunnels(ctx context.Context, tunnels []router.Tunnel) error {
+	if tunnels == nil {
+		tunnels = []router.Tunnel{}
+	}
+	return l.tell(ctx, func() { l.tunnels = tunnels },
+		func(ctx context.Context, c *wire.Client) error { return c.SetTunnels(ctx, tunnels) })
+}
+
+// SetLocal says which inner destinations are ours.
+func (l *wirelink) SetLocal(ctx context.Context, local []netip.Prefix) error {
+	if local == nil {
+		local = []netip.Prefix{}
+	}
+	return l.tell(ctx, func() { l.local = local },
+		func(ctx context.Context, c *wire.Client) error { return c.SetLocal(ctx, local) })
+}
+
+// Links asks the wire what it knows about its peers; without a wire nothing is known.
+func (l *wirelink) Links(ctx context.Context) ([]router.Link, error) {
+	c, _ := l.current()
+	if c == nil {
+		return nil, wire.ErrLost
+	}
+	ctx, cancel := context.WithTimeout(ctx, wireLinksTime)
+	defer cancel()
+	return c.Links(ctx)
+}
+
+// stats asks for links and counters.
+func (l *wirelink) stats(ctx context.Context) (wire.Stats, error) {
+	c, _ := l.current()
+	if c == nil {
+		return wire.Stats{}, wire.ErrLost
+	}
+	ctx, cancel := context.WithTimeout(ctx, wireLinksTime)
+	defer cancel()
+	return c.Stats(ctx)
+}
+
+// Send passes a datagram to a peer's daemon. Without a wire it is lost, as datagrams may be.
+func (l *wirelink) Send(to peer.ID, b []byte) error {
+	c, _ := l.current()
+	if c == nil {
+		return wire.ErrLost
+	}
+	return c.Send(to, b)
+}
+
+// Receive waits for a datagram of a peer's daemon, through all wires that come and go.
+func (l *wirelink) Receive(ctx context.Context) (peer.ID, []byte, error) {
+	var c *wire.Client
+	for {
+		var err error
+		if c, err = l.next(ctx, c); err != nil {
+			return peer.ID{}, nil, err
+		}
+		from, b, err := c.Receive(ctx)
+		if err == nil {
+			return from, b, nil
+		}
+		if ctx.Err() != nil {
+			return peer.ID{}, nil, ctx.Err()
+		}
+	}
+}
+
+// Accept waits for a TCP connection to the weft port.
+func (l *wirelink) Accept(ctx context.Context) (net.Conn, error) {
+	var c *wire.Client
+	for {
+		var err error
+		if c, err = l.next(ctx, c); err != nil {
+			return nil, err
+		}
+		conn, err := c.Accept(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// stop ends the wire itself, for `weft down`; the daemon that stops for any other reason leaves it.
+func (l *wirelink) stop(ctx context.Context) error {
+	c, _ := l.current()
+	if c == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, wireStopTime)
+	defer cancel()
+	return c.Stop(ctx)
+}
