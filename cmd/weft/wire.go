@@ -1,0 +1,31 @@
+package main
+
+import (
+	"cmp"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"weft/prog/weftd"
+)
+
+// wireCommand is for the daemon to start, not for people, so it is not listed.
+func (a *app) wireCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "wire",
+		Hidden:    true,
+		Usage:     "run the data plane; the daemon starts it",
+		ArgsUsage: "[SOCKET]",
+		Action: a.act(0, 1, func(c *cli.Context) error {
+			socket := c.Args().First()
+			if socket == "" {
+				cfg, err := a.clientConfig(c)
+				if err != nil {
+					return err
+				}
+				socket = filepath.Join(cmp.Or(cfg.State, weftd.DefaultState), "wire.sock")
+			}
+			return a.entries.wire(c.Context, socket, buildVersion())
+		}),
+	}
+}
