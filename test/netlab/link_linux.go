@@ -1,0 +1,159 @@
+package netlab
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Port is one end of a link to be: a device name on a host and the addresses it takes.
+type Port struct {
+	Host  *Host
+	Name  string
+	Addrs []netip.Prefix
+}
+
+// Port names the device of a link's end and its addresses, such as "198.18.1.2/24".
+func (h *Host) Port(name string, addrs ...string) Port {
+	p := Port{Host: h, Name: name}
+	for _, s := range addrs {
+		a, err := netip.ParsePrefix(s)
+		h.lab.must(err, "link %s of %s", name, h.name)
+		p.Addrs = append(p.Addrs, a)
+	}
+	return p
+}
+
+// Link is a cable: a veth pair whose ends lie on two hosts.
+type Link struct {
+	A, B Port
+	lab  *Lab
+}
+
+// Link joins two ports; devices are made inside the namespaces, never outside.
+func (l *Lab) Link(a, b Port) *Link {
+	link := &Link{A: a, B: b, lab: l}
+	l.must(link.create(), "link %s.%s to %s.%s", a.Host.name, a.Name, b.Host.name, b.Name)
+	l.mu.Lock()
+	l.links = append(l.links, link)
+	l.mu.Unlock()
+	return link
+}
+
+func (k *Link) create() error {
+	veth := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: k.A.Name},
+		PeerName:      k.B.Name,
+		PeerNamespace: netlink.NsFd(k.B.Host.ns.Fd()),
+	}
+	if err := k.A.Host.nl.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add veth: %w", err)
+	}
+	for _, p := range []Port{k.A, k.B} {
+		if err := p.configure(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p Port) configure() error {
+	h := p.Host
+	dev, err := h.nl.LinkByName(p.Name)
+	if err != nil {
+		return fmt.Errorf("find %s on %s: %w", p.Name, h.name, err)
+	}
+	if h.kind == bridge {
+		br, err := h.nl.LinkByName(bridgeName)
+		if err != nil {
+			return fmt.Errorf("find bridge of %s: %w", h.name, err)
+		}
+		if err := h.nl.LinkSetMaster(dev, br); err != nil {
+			return fmt.Errorf("put %s on the bridge of %s: %w", p.Name, h.name, err)
+		}
+	}
+	if err := h.nl.LinkSetUp(dev); err != nil {
+		return fmt.Errorf("set %s up: %w", p.Name, err)
+	}
+	for _, a := range p.Addrs {
+		addr := &netlink.Addr{IPNet: ipNet(a)}
+		if a.Addr().Is6() {
+			addr.Flags = ifaNoDAD
+		}
+		if err := h.nl.AddrAdd(dev, addr); err != nil {
+			return fmt.Errorf("add %v to %s: %w", a, p.Name, err)
+		}
+	}
+	h.mu.Lock()
+	h.addrs = append(h.addrs, p.Addrs...)
+	h.mu.Unlock()
+	return nil
+}
+
+// ifaNoDAD is IFA_F_NODAD: usable at once, nobody else is on the cable.
+const ifaNoDAD = 0x02
+
+// ports are both ends.
+func (k *Link) ports() []Port { return []Port{k.A, k.B} }
+
+// String names both ends.
+func (k *Link) String() string {
+	return k.A.Host.name + "." + k.A.Name + "-" + k.B.Host.name + "." + k.B.Name
+}
+
+// Down pulls the cable at end A; both ends lose their carrier. Routes over A are lost, as on a real machine.
+func (k *Link) Down() { k.lab.must(k.A.set((*netlink.Handle).LinkSetDown), "set %v down", k) }
+
+// Up plugs it in again and restores the addresses of end A that the kernel drops (IPv6). Routes through a gateway are the
+// caller's to restore.
+func (k *Link) Up() {
+	k.lab.must(k.A.set((*netlink.Handle).LinkSetUp), "set %v up", k)
+	dev, err := k.A.Host.nl.LinkByName(k.A.Name)
+	k.lab.must(err, "set %v up", k)
+	for _, a := range k.A.Addrs {
+		addr := &netlink.Addr{IPNet: ipNet(a)}
+		if a.Addr().Is6() {
+			addr.Flags = ifaNoDAD
+		}
+		k.lab.must(k.A.Host.nl.AddrReplace(dev, addr), "set %v up", k)
+	}
+}
+
+// SetMTU changes the MTU of both ends.
+func (k *Link) SetMTU(mtu int) {
+	for _, p := range k.ports() {
+		k.lab.must(p.set(func(h *netlink.Handle, dev netlink.Link) error { return h.LinkSetMTU(dev, mtu) }), "set MTU of %v", k)
+	}
+}
+
+func (p Port) set(f func(*netlink.Handle, netlink.Link) error) error {
+	dev, err := p.Host.nl.LinkByName(p.Name)
+	if err != nil {
+		return fmt.Errorf("find %s on %s: %w", p.Name, p.Host.name, err)
+	}
+	return f(p.Host.nl, dev)
+}
+
+// LinkOf is the link that holds the device of that name on h.
+func (h *Host) LinkOf(device string) *Link {
+	for _, k := range h.lab.Links() {
+		if slices.ContainsFunc(k.ports(), func(p Port) bool { return p.Host == h && p.Name == device }) {
+			return k
+		}
+	}
+	h.lab.must(fmt.Errorf("no such link"), "find link %s of %s", device, h.name)
+	return nil
+}
+
+// Devices are the names of the host's network devices.
+func (h *Host) Devices() []string {
+	links, err := h.nl.LinkList()
+	h.lab.must(err, "list devices of %s", h.name)
+	var names []string
+	for _, k := range links {
+		names = append(names, k.Attrs().Name)
+	}
+	return names
+}
