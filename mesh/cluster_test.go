@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +30,7 @@ type world struct {
 	token   identity.Key
 	nodes   []*node
 	log     *slog.Logger
+	deaf    atomic.Bool // datagrams are lost, streams are not
 }
 
 type node struct {
@@ -135,7 +137,7 @@ func (n *node) start() {
 	n.port = n.world.net.Port(n.id())
 	m, err := mesh.New(mesh.Config{
 		Key: n.key, Cluster: n.world.cluster, Certificate: n.cert, Items: n.items, Seeds: n.seeds, Record: n.record,
-		Packets: n.port, Streams: n.port, Store: n.store, Log: n.world.log.With("node", n.name),
+		Packets: packets{n}, Streams: n.port, Store: n.store, Log: n.world.log.With("node", n.name),
 	})
 	if err != nil {
 		n.world.t.Fatal(err)
@@ -223,6 +225,18 @@ func (w *world) settle(limit time.Duration) time.Duration {
 	w.t.Helper()
 	return w.within(limit, func() string { return w.settled(w.nodes) })
 }
+
+// packets loses all datagrams while the world is deaf.
+type packets struct{ n *node }
+
+func (p packets) Send(to peer.ID, b []byte) error {
+	if p.n.world.deaf.Load() {
+		return nil
+	}
+	return p.n.port.Send(to, b)
+}
+
+func (p packets) Receive(ctx context.Context) (peer.ID, []byte, error) { return p.n.port.Receive(ctx) }
 
 // memory is a Store.
 type memory struct {

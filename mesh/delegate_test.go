@@ -1,15 +1,20 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
 	"weft/crypto/identity"
+	"weft/crypto/tlv"
 	"weft/mesh/peer"
 )
 
@@ -178,6 +183,16 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := New(good); err != nil {
 		t.Error(err)
 	}
+	// One bad item on the disk does not keep the daemon from starting.
+	damaged := appendItem(appendItem([]byte{byte(listVersion)}, []byte("rot")), s.items[2])
+	good.Store = holding{storeRoster, damaged}
+	m, err := New(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.roster.Invitations()) != 1 {
+		t.Error("the good item beside the bad one was lost")
+	}
 }
 
 // holding is a Store with one value.
@@ -193,3 +208,52 @@ func (h holding) Load(name string) ([]byte, error) {
 	return nil, nil
 }
 func (holding) Save(string, []byte) error { return nil }
+
+// Two machines with one key outbid each other, but not as fast as messages travel.
+func TestOutbiddingIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := lonely(t)
+		start := m.own.now.Epoch
+		for range 100 {
+			if err := m.outbid(m.own.now.Epoch); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if got := m.own.now.Epoch - start; got != 2 {
+			t.Errorf("%d new records in 10 s, want 2", got)
+		}
+	})
+}
+
+func TestSayingTheSameAgainIsNoNewRecord(t *testing.T) {
+	m := lonely(t)
+	long := func(r *Record) {
+		r.Endpoints = nil
+		for i := range 20 {
+			r.Endpoints = append(r.Endpoints, netip.AddrPortFrom(netip.MustParseAddr("2001:db8::1%eth0"), uint16(i+1)))
+		}
+		r.Trusted = nil
+		for i := range byte(12) {
+			r.Trusted = append(r.Trusted, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, i, 0, 1}), 16))
+		}
+		r.Build = "a build with spaces"
+	}
+	if err := m.Publish(long); err != nil {
+		t.Fatal(err)
+	}
+	epoch := m.own.now.Epoch
+	if err := m.Publish(long); err != nil || m.own.now.Epoch != epoch {
+		t.Errorf("epoch %d became %d, %v", epoch, m.own.now.Epoch, err)
+	}
+	// A newer build wrote the saved record: what this build does not mean is not said any longer.
+	newer := m.own.now.append(tlv.AppendVersion(nil, recordVersion))
+	newer = tlv.AppendString(newer, 999, "an ability of tomorrow")
+	newer = append(newer, m.key.Sign(recordDomain, newer)...)
+	if err := m.startRecord(newer, m.own.now.clone()); err != nil {
+		t.Fatal(err)
+	}
+	if m.own.now.Epoch != epoch+1 || bytes.Contains(m.own.now.raw, []byte("tomorrow")) {
+		t.Errorf("epoch %d, %q", m.own.now.Epoch, m.own.now.raw)
+	}
+}

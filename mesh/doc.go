@@ -12,7 +12,8 @@
 // Roster, records and replicas spread alike. A change makes a node tell a few others the digests of its states, in one
 // small datagram; whoever has another digest pulls the difference over a stream and tells others in turn. The same
 // datagram goes to one random member every two seconds, and with each of memberlist's state exchanges, so whatever was
-// missed is found. Nothing depends on one message arriving.
+// missed is found. While a node hears no datagram at all, as before its first sessions, it exchanges digests over
+// streams instead. Nothing depends on one message arriving.
 //
 // Messages, all addressed by NodeID and authenticated by those who carry them (package wire's sessions, package circuit):
 //

@@ -38,7 +38,8 @@ func newHealer(m *Mesh) *healer {
 	return &healer{mesh: m, hints: make(chan peer.ID, hintQueue), trying: peer.Set{}, last: map[peer.ID]time.Time{}}
 }
 
-// Hint says that a path to a member has come up: a good moment to try it.
+// Hint says that a path to a member has come up: a good moment to try it, or to tell it what datagrams that were lost
+// before have told others.
 func (m *Mesh) Hint(id peer.ID) {
 	select {
 	case m.heal.hints <- id:
@@ -64,8 +65,12 @@ func (h *healer) run(ctx context.Context, members *memberlist.Memberlist) {
 		case <-ctx.Done():
 			return
 		case id := <-h.hints:
-			if h.wanted(id) {
+			switch {
+			case !h.fresh(id):
+			case slices.Contains(h.mesh.missing(), id):
 				try(id)
+			default:
+				h.mesh.sync.tellTo(id)
 			}
 		case <-timer.C:
 			ids, again := h.turn()
@@ -97,8 +102,9 @@ func (h *healer) turn() ([]peer.ID, time.Duration) {
 	return missing[:1], jitter(healEvery)
 }
 
-func (h *healer) wanted(id peer.ID) bool {
-	if !slices.Contains(h.mesh.missing(), id) {
+// fresh reports whether this is the first hint about a member for a while.
+func (h *healer) fresh(id peer.ID) bool {
+	if id == h.mesh.self || !h.mesh.roster.Has(id) {
 		return false
 	}
 	h.mu.Lock()

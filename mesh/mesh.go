@@ -9,11 +9,13 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 
 	"weft/crypto/identity"
+	"weft/crypto/tlv"
 	"weft/mesh/peer"
 )
 
@@ -111,6 +113,9 @@ type Mesh struct {
 
 	rumours chan rumour // for the log
 
+	born     time.Time
+	datagram atomic.Int64 // when the last one came, nanoseconds since born; 0: none yet
+
 	ending sync.RWMutex // held for reading by Leave: memberlist panics when it leaves after its shutdown
 
 	mu       sync.Mutex // guards all below
@@ -143,6 +148,7 @@ func New(c Config) (*Mesh, error) {
 		log:     c.Log,
 		calls:   newCalls(),
 		rumours: make(chan rumour, rumourQueue),
+		born:    time.Now(),
 		life:    map[peer.ID]*life{},
 	}
 	m.sync = newSyncer(m)
@@ -152,8 +158,11 @@ func New(c Config) (*Mesh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load roster: %w", err)
 	}
-	if m.roster, err = newRoster(c.Cluster, c.Store, saved); err != nil {
+	m.roster, err = newRoster(c.Cluster, c.Store, saved)
+	if v := (*tlv.VersionError)(nil); errors.As(err, &v) {
 		return nil, fmt.Errorf("load roster: %w", err)
+	} else if err != nil {
+		m.log.Warn("the saved roster is damaged; what is lost will be fetched again", "err", err)
 	}
 	if err := m.roster.Add(c.Certificate); err != nil {
 		return nil, err
@@ -182,6 +191,7 @@ func New(c Config) (*Mesh, error) {
 	m.Replicate("roster", m.roster)
 	m.Replicate("records", recordsReplica{m})
 	m.Handle(methodPull, m.sync.servePull)
+	m.Handle(methodDigests, m.sync.serveDigests)
 	return m, nil
 }
 
@@ -287,6 +297,7 @@ func (m *Mesh) ingest(t *transport, from peer.ID, b []byte) {
 		return
 	}
 	m.heard(from)
+	m.datagram.Store(int64(time.Since(m.born)))
 	switch b[0] {
 	case datagramGossip:
 		t.ingest(from, b[1:])
@@ -300,6 +311,12 @@ func (m *Mesh) ingest(t *transport, from peer.ID, b []byte) {
 	default:
 		m.count.unknown.Add(1)
 	}
+}
+
+// deaf reports whether datagrams do not come through now.
+func (m *Mesh) deaf() bool {
+	last := time.Duration(m.datagram.Load())
+	return last == 0 || time.Since(m.born)-last > deafAfter
 }
 
 // send gives a datagram to the carrier; failing is the same as being lost.
@@ -351,49 +368,4 @@ func (m *Mesh) ServeStream(ctx context.Context, from peer.ID, kind byte, conn ne
 	default:
 		m.count.unknown.Add(1)
 	}
-}
-
-// Stats are counters since New.
-type Stats struct {
-	Refused       uint64 // datagrams and streams from or to others than members
-	Dropped       uint64 // datagrams and streams that found a queue full, or were too long
-	Unknown       uint64 // messages of kinds that this build does not know
-	Malformed     uint64 // messages and items that could not be read or verified
-	SendFailed    uint64 // datagrams that the carrier did not take
-	RefusedCalls  uint64 // calls beyond the limits
-	Panics        uint64 // of handlers
-	Pulls         uint64 // of replicated state
-	PullsFailed   uint64
-	MembersKnown  int // certificates' nodes, this one included
-	MembersAlive  int // by rumour, this one included
-	GossipHealth  int // memberlist's own score: 0 is healthy
-	UnknownItems  int // of the roster, kept for newer builds
-	RecordsStored int
-}
-
-// Stats reads the counters.
-func (m *Mesh) Stats() Stats {
-	c := &m.count
-	s := Stats{
-		Refused:       c.refused.Load(),
-		Dropped:       c.dropped.Load(),
-		Unknown:       c.unknown.Load(),
-		Malformed:     c.malformed.Load(),
-		SendFailed:    c.sendFailed.Load(),
-		RefusedCalls:  c.refusedCalls.Load(),
-		Panics:        c.panics.Load(),
-		Pulls:         c.pulls.Load(),
-		PullsFailed:   c.pullsFailed.Load(),
-		MembersKnown:  len(m.roster.Members()),
-		MembersAlive:  1 + len(m.alive()),
-		UnknownItems:  m.roster.unknownItems(),
-		RecordsStored: m.records.len(),
-	}
-	m.mu.Lock()
-	members := m.members
-	m.mu.Unlock()
-	if members != nil {
-		s.GossipHealth = members.GetHealthScore()
-	}
-	return s
 }

@@ -63,6 +63,35 @@ func TestChangeSpreadsFast(t *testing.T) {
 	})
 }
 
+// Changes that come faster than they can be told delay nothing and flood nobody.
+func TestChangesWithoutEndSpreadSteadily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, lan)
+		defer w.end()
+		w.form(5)
+		w.settle(5 * time.Second)
+		before := w.net.Stats()
+		n := w.nodes[3]
+		for step := range 2500 {
+			v := byte(step / 250)
+			if step%250 == 0 {
+				n.state.Merge([]byte{v})
+			}
+			n.mesh.Changed("counter")
+			time.Sleep(2 * time.Millisecond)
+			if step%250 == 150 { // 300 ms later, while changes go on
+				if why := w.allHave(v)(); why != "" {
+					t.Error(why)
+				}
+			}
+		}
+		after := w.net.Stats()
+		if sent := after.Datagrams - before.Datagrams; sent > 2500 {
+			t.Errorf("%d datagrams in 5 s", sent)
+		}
+	})
+}
+
 func (w *world) allHave(v byte) func() string {
 	return func() string {
 		for _, n := range w.nodes {
@@ -171,5 +200,35 @@ func TestLossIsRepaired(t *testing.T) {
 			worst = max(worst, w.within(10*time.Second, w.allHave(v)))
 		}
 		t.Logf("slowest of 20 changes: %v", worst)
+	})
+}
+
+// Before the members have sessions for datagrams there are streams only: membership and state do without.
+func TestStreamsAloneSuffice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, lan)
+		defer w.end()
+		w.deaf.Store(true)
+		w.form(4)
+		t.Logf("settled after %v", w.settle(time.Minute))
+		for range 120 {
+			time.Sleep(time.Second)
+			if why := w.settled(w.nodes); why != "" {
+				t.Fatal(why)
+			}
+		}
+		w.nodes[1].state.Merge([]byte{1})
+		w.nodes[1].mesh.Changed("counter")
+		t.Logf("a change was everywhere after %v", w.within(2*time.Minute, w.allHave(1)))
+
+		// A session comes up, and the hint that it did carries over what was lost.
+		w.nodes[2].state.Merge([]byte{2})
+		w.nodes[2].mesh.Changed("counter")
+		time.Sleep(time.Second)
+		w.deaf.Store(false)
+		for _, n := range w.nodes {
+			w.nodes[2].mesh.Hint(n.id())
+		}
+		w.within(200*time.Millisecond, w.allHave(2))
 	})
 }

@@ -78,7 +78,8 @@ func (rec Record) clone() Record {
 	return rec
 }
 
-// normal brings what the caller gave into the form that travels. Endpoints beyond the limit are cut: the best are first.
+// normal brings what the caller gave into the form that travels. What is too long loses its last endpoints: the best are
+// first.
 func (rec Record) normal() Record {
 	rec = rec.clone()
 	for i, ep := range rec.Endpoints {
@@ -95,26 +96,26 @@ func (rec Record) normal() Record {
 		}
 		return c
 	}, rec.Build), maxBuild)
+	for len(rec.body())+ed25519.SignatureSize > MaxRecord && len(rec.Endpoints) > 1 {
+		rec.Endpoints = rec.Endpoints[:len(rec.Endpoints)-1]
+	}
 	return rec
 }
 
-// sign makes the bytes that travel. A record that is too long loses its last endpoints before it is refused.
+// body is what the signature covers.
+func (rec Record) body() []byte { return rec.append(tlv.AppendVersion(nil, recordVersion)) }
+
+// sign makes the bytes that travel.
 func (rec Record) sign(key identity.Key) ([]byte, error) {
-	for {
-		b := rec.append(tlv.AppendVersion(nil, recordVersion))
-		b = append(b, key.Sign(recordDomain, b)...)
-		switch {
-		case len(b) <= MaxRecord:
-			if _, err := parseRecord(b); err != nil {
-				return nil, fmt.Errorf("make record: %w", err)
-			}
-			return b, nil
-		case len(rec.Endpoints) > 1:
-			rec.Endpoints = rec.Endpoints[:len(rec.Endpoints)-1]
-		default:
-			return nil, fmt.Errorf("make record: %d bytes, at most %d; fewer trusted subnets would help", len(b), MaxRecord)
-		}
+	b := rec.body()
+	b = append(b, key.Sign(recordDomain, b)...)
+	if len(b) > MaxRecord {
+		return nil, fmt.Errorf("make record: %d bytes, at most %d; fewer trusted subnets would help", len(b), MaxRecord)
 	}
+	if _, err := parseRecord(b); err != nil {
+		return nil, fmt.Errorf("make record: %w", err)
+	}
+	return b, nil
 }
 
 func (rec Record) append(b []byte) []byte {

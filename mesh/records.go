@@ -15,8 +15,13 @@ import (
 	"weft/mesh/peer"
 )
 
-// recordsSaved is how often records are written to the store. Losing the last ones costs one pull.
-const recordsSaved = 30 * time.Second
+// Records are written to the store soon after they changed: a daemon that is killed and starts again plans with what it
+// finds there, and must not find less than it knew. Writing takes at most a small part of the time.
+const (
+	savedDelay = 20 * time.Millisecond  // changes within it are written together
+	savedPause = 250 * time.Millisecond // at least, between two writes
+	savedShare = 20                     // and so many times what the last one took
+)
 
 // errUnknownMember says that a record came before its author's certificate: it will be offered again.
 var errUnknownMember = errors.New("a record of somebody without certificate")
@@ -45,10 +50,12 @@ type records struct {
 	byID  map[peer.ID]stored
 	tree  tree
 	dirty bool // differs from what is in the store
+
+	unwritten chan struct{} // capacity 1: the store lacks something
 }
 
 func newRecords(self peer.ID, publicKey func(peer.ID) (ed25519.PublicKey, bool)) *records {
-	return &records{self: self, publicKey: publicKey, byID: map[peer.ID]stored{}}
+	return &records{self: self, publicKey: publicKey, byID: map[peer.ID]stored{}, unwritten: make(chan struct{}, 1)}
 }
 
 func (r *records) get(id peer.ID) (Record, bool) {
@@ -69,6 +76,7 @@ func (r *records) put(s stored) {
 	if old, ok := r.byID[s.ID]; ok {
 		r.tree.remove(s.ID[0], sha256.Sum256(old.raw))
 	}
+	signal(r.unwritten)
 	r.byID[s.ID] = s
 	r.tree.add(s.ID[0], sha256.Sum256(s.raw))
 	r.dirty = true
@@ -101,10 +109,7 @@ func (r *records) merge(b []byte) (outbid uint64, err error) {
 			}
 		}
 	}
-	if len(errs) > 0 {
-		return outbid, fmt.Errorf("%d bad records, the first: %w", len(errs), errs[0])
-	}
-	return outbid, nil
+	return outbid, summarize("records", errs)
 }
 
 func (r *records) take(raw []byte) (outbid uint64, err error) {
@@ -226,100 +231,20 @@ func (r recordsReplica) Merge(b []byte) error {
 	return errors.Join(err, r.m.outbid(outbid))
 }
 
-// ownRecord is what this node says about itself.
-type ownRecord struct {
-	mu  sync.Mutex // held while a new one is made, saved and put
-	now stored
-}
-
-// startRecord goes on from the saved record. Its epoch is used again only when nothing is said anew.
-func (m *Mesh) startRecord(saved []byte, want Record) error {
-	m.own.mu.Lock()
-	defer m.own.mu.Unlock()
-	if len(saved) > 0 {
-		rec, err := parseRecord(saved)
-		switch {
-		case err != nil:
-			m.log.Warn("own record in the store cannot be read; its epoch is asked from the others", "err", err)
-		case rec.ID != m.self || !verifyRecord(m.key.Public(), saved):
-			return fmt.Errorf("load own record: it belongs to %s, this node is %s", rec.ID, m.self)
-		default:
-			m.own.now = stored{rec, bytes.Clone(saved)}
-			m.records.setOwn(m.own.now)
-		}
-	}
-	return m.say(want, m.own.now.Epoch)
-}
-
-// Publish changes what this node says about itself. The new record is saved before others can see it. A change that
-// changes nothing costs nothing.
-func (m *Mesh) Publish(change func(*Record)) error {
-	m.own.mu.Lock()
-	rec := m.own.now.clone()
-	change(&rec)
-	before := m.own.now.Epoch
-	err := m.say(rec, before)
-	grown := m.own.now.Epoch != before
-	m.own.mu.Unlock()
-	if grown {
-		m.Changed("records")
-	}
-	return err
-}
-
-// outbid makes our record newer than one of ours that the cluster holds: this node was restored from a copy of its disk,
-// or its key runs twice.
-func (m *Mesh) outbid(epoch uint64) error {
-	if epoch == 0 {
-		return nil
-	}
-	m.own.mu.Lock()
-	defer m.own.mu.Unlock()
-	if epoch < m.own.now.Epoch {
-		return nil
-	}
-	m.log.Warn("others hold a newer record of this node: is it restored from a backup, or does its key run twice?",
-		"epoch", epoch, "own", m.own.now.Epoch)
-	return m.speak(m.own.now.Record, epoch+1)
-}
-
-// say makes rec our record, unless it is already. It is called with the lock held.
-func (m *Mesh) say(rec Record, epoch uint64) error {
-	rec = rec.normal()
-	rec.ID, rec.Epoch = m.self, epoch
-	if epoch > 0 && bytes.Equal(rec.append(nil), m.own.now.append(nil)) {
-		return nil
-	}
-	return m.speak(rec, epoch+1)
-}
-
-// speak signs, saves and puts our record. It is called with the lock held.
-func (m *Mesh) speak(rec Record, epoch uint64) error {
-	rec.ID, rec.Epoch = m.self, epoch
-	raw, err := rec.normal().sign(m.key)
-	if err != nil {
-		return err
-	}
-	if err := m.store.Save(storeSelf, raw); err != nil {
-		return fmt.Errorf("save own record: %w", err)
-	}
-	if rec, err = parseRecord(raw); err != nil {
-		return err
-	}
-	m.own.now = stored{rec, raw}
-	m.records.setOwn(m.own.now)
-	return nil
-}
-
-// keepRecords writes the records of others to the store now and then.
+// keepRecords writes the records of others to the store when they change.
 func (m *Mesh) keepRecords(ctx context.Context) {
-	tick := time.NewTicker(recordsSaved)
-	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C:
-			m.saveRecords()
+		case <-m.records.unwritten:
 		case <-ctx.Done():
+			return
+		}
+		if !sleep(ctx, savedDelay) {
+			return
+		}
+		began := time.Now()
+		m.saveRecords()
+		if !sleep(ctx, max(savedPause, savedShare*time.Since(began))) {
 			return
 		}
 	}

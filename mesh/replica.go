@@ -46,7 +46,11 @@ const (
 	maxSummary     = 64 << 10
 )
 
-const methodPull = "mesh.pull"
+// Methods of calls.
+const (
+	methodPull    = "mesh.pull"
+	methodDigests = "mesh.digests"
+)
 
 // Digest message, in datagrams and in memberlist's state exchange, and the messages of a pull.
 const (

@@ -132,12 +132,8 @@ func (m *Mesh) exchange(ctx context.Context, to peer.ID, method string, req []by
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 
-	b := tlv.AppendVersion(make([]byte, 0, 10+len(method)+len(req)), callVersion)
-	b = append(b, byte(len(method)))
-	b = append(b, method...)
-	b = binary.BigEndian.AppendUint32(b, uint32(max(0, time.Until(deadline).Milliseconds())))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(req)))
-	b = append(b, req...)
+	left := uint32(max(0, time.Until(deadline).Milliseconds()))
+	b := appendRequest(make([]byte, 0, 10+len(method)+len(req)), method, left, req)
 	if _, err := conn.Write(b); err != nil {
 		return nil, cause(ctx, fmt.Errorf("send request: %w", err))
 	}
@@ -147,6 +143,15 @@ func (m *Mesh) exchange(ctx context.Context, to peer.ID, method string, req []by
 	}
 	m.heard(to)
 	return ans, nil
+}
+
+func appendRequest(b []byte, method string, milliseconds uint32, req []byte) []byte {
+	b = tlv.AppendVersion(b, callVersion)
+	b = append(b, byte(len(method)))
+	b = append(b, method...)
+	b = binary.BigEndian.AppendUint32(b, milliseconds)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(req)))
+	return append(b, req...)
 }
 
 // cause prefers the context's reason: a closed or timed out connection is only how it showed.

@@ -16,8 +16,13 @@ const (
 	spreadFanout = 3                      // members told at once
 	spreadRounds = 3                      // times that a change is told, to random members each
 	spreadDelay  = 5 * time.Millisecond   // changes within it are told together
+	spreadGap    = 25 * time.Millisecond  // at least, between one telling and the next
 	spreadPause  = 100 * time.Millisecond // between rounds
 	repairEvery  = 2 * time.Second        // one random member is told, changed or not
+
+	deafAfter   = 5 * time.Second // without a datagram from anybody: digests go over streams
+	swapTime    = 5 * time.Second // of such an exchange
+	swapsAtOnce = 4
 
 	pullsAtOnce = 8
 	pullPause   = 50 * time.Millisecond // between pulls from one member
@@ -38,6 +43,7 @@ type syncer struct {
 	rounds   int      // in which the last change is still to be told
 	told     map[peer.ID]map[string]sum
 	pulling  peer.Set
+	swapping peer.Set
 	tried    map[source]trial
 }
 
@@ -60,6 +66,7 @@ func newSyncer(m *Mesh) *syncer {
 		replicas: map[string]Replica{},
 		told:     map[peer.ID]map[string]sum{},
 		pulling:  peer.Set{},
+		swapping: peer.Set{},
 		tried:    map[source]trial{},
 	}
 }
@@ -101,26 +108,46 @@ func (s *syncer) changed(name string) {
 func (s *syncer) run(ctx context.Context) {
 	var pulls sync.WaitGroup
 	defer pulls.Wait()
-	timer := time.NewTimer(jitter(repairEvery))
+	var last time.Time // when it was told
+	due := time.Now().Add(jitter(repairEvery))
+	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.wake:
+			// Changes without end are told steadily: they neither put it off nor make it more frequent.
+			soon := time.Now().Add(spreadDelay)
+			if after := last.Add(spreadGap); soon.Before(after) {
+				soon = after
+			}
+			if soon.Before(due) {
+				due = soon
+				timer.Reset(time.Until(due))
+			}
+		case <-timer.C:
+			ids, again := s.turn()
+			last = time.Now()
+			due = last.Add(again)
+			timer.Reset(again)
+			if !s.mesh.deaf() {
+				s.tellTo(ids...)
+				continue
+			}
+			for _, id := range s.begin(ids) {
+				pulls.Go(func() { s.swap(ctx, id) })
+			}
 		case <-s.news:
 			for _, id := range s.next() {
 				pulls.Go(func() { s.pullAll(ctx, id) })
 			}
-		case <-s.wake:
-			timer.Reset(spreadDelay)
-		case <-timer.C:
-			timer.Reset(s.tell())
 		}
 	}
 }
 
-// tell sends digests to as many as is their turn, and says when to do so again.
-func (s *syncer) tell() time.Duration {
+// turn picks as many as it is the turn of, and says when the next turn is.
+func (s *syncer) turn() (ids []peer.ID, again time.Duration) {
 	s.mu.Lock()
 	fanout, again := 1, jitter(repairEvery)
 	if s.rounds > 0 {
@@ -130,10 +157,9 @@ func (s *syncer) tell() time.Duration {
 		}
 	}
 	s.mu.Unlock()
-	ids := s.mesh.alive()
+	ids = s.mesh.alive()
 	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	s.tellTo(ids[:min(fanout, len(ids))]...)
-	return again
+	return ids[:min(fanout, len(ids))], again
 }
 
 func (s *syncer) tellTo(ids ...peer.ID) {
@@ -144,6 +170,49 @@ func (s *syncer) tellTo(ids ...peer.ID) {
 	for _, id := range ids {
 		s.mesh.send(id, datagramDigest, b)
 	}
+}
+
+// begin marks those of ids with whom no swap is under way.
+func (s *syncer) begin(ids []peer.ID) []peer.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(ids, func(id peer.ID) bool {
+		if s.swapping.Has(id) || len(s.swapping) == swapsAtOnce {
+			return true
+		}
+		s.swapping.Add(id)
+		return false
+	})
+}
+
+// swap tells and hears digests over a stream: what is done while datagrams do not come through, as in the first moments
+// of a node. Both ends know afterwards what to pull.
+func (s *syncer) swap(ctx context.Context, with peer.ID) {
+	ctx, cancel := context.WithTimeout(ctx, swapTime)
+	defer cancel()
+	ans, err := s.mesh.call(ctx, with, methodDigests, digestMessage(peer.ID{}, s.digests()), MaxMessage)
+	if err == nil {
+		var told map[string]sum
+		if _, told, err = parseDigests(ans); err == nil {
+			s.hear(with, told)
+		}
+	}
+	if err != nil {
+		s.mesh.log.Debug("digests not exchanged", "peer", with, "err", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.swapping, with)
+}
+
+// serveDigests is the handler of methodDigests.
+func (s *syncer) serveDigests(_ context.Context, from peer.ID, req []byte) ([]byte, error) {
+	_, told, err := parseDigests(req)
+	if err != nil {
+		return nil, err
+	}
+	s.hear(from, told)
+	return digestMessage(peer.ID{}, s.digests()), nil
 }
 
 // hear takes a member's digests. Only the last ones count, so a flood fills nothing.

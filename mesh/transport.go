@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -228,17 +227,4 @@ func (m *Mesh) memberlistConfig(t *transport) *memberlist.Config {
 	d := &delegate{m}
 	c.Delegate, c.Events, c.Alive = d, d, d
 	return c
-}
-
-// counters are what the mesh counts; Stats reads them.
-type counters struct {
-	refused      atomic.Uint64
-	dropped      atomic.Uint64
-	unknown      atomic.Uint64
-	malformed    atomic.Uint64
-	sendFailed   atomic.Uint64
-	refusedCalls atomic.Uint64
-	panics       atomic.Uint64
-	pulls        atomic.Uint64
-	pullsFailed  atomic.Uint64
 }

@@ -3,13 +3,7 @@ package mesh
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"iter"
 	"slices"
-
-	"weft/crypto/tlv"
 )
 
 // hash names content.
@@ -100,40 +94,4 @@ func (t *tree) differing(summary []byte) (differs [256]bool) {
 		differs[i] = t.sums[i] != theirs[i]
 	}
 	return differs
-}
-
-// listVersion starts a list of items, in the store and on the wire.
-//
-//	version(1)  then for each item  length(4)  item
-const listVersion = tlv.Version(0x10)
-
-var errTruncated = errors.New("ends within an item")
-
-func appendItem(b, item []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(item))), item...)
-}
-
-// listItems yields the items of a list, as parts of b, and at the end what was wrong with the rest, if anything. The
-// empty list may be nil.
-func listItems(what string, b []byte) iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
-		if len(b) == 0 {
-			return
-		}
-		if v := tlv.Version(b[0]); v.Major() != listVersion.Major() {
-			yield(nil, &tlv.VersionError{What: what, Got: v, Want: listVersion})
-			return
-		}
-		for rest := b[1:]; len(rest) > 0; {
-			if len(rest) < 4 || uint64(binary.BigEndian.Uint32(rest)) > uint64(len(rest)-4) {
-				yield(nil, fmt.Errorf("%s: %w", what, errTruncated))
-				return
-			}
-			n := int(binary.BigEndian.Uint32(rest))
-			if !yield(rest[4:4+n:4+n], nil) {
-				return
-			}
-			rest = rest[4+n:]
-		}
-	}
 }

@@ -159,15 +159,25 @@ func (p plan) sysctlKeys() []string {
 	return keys
 }
 
-// protect is what must be in place, beside the filter, before any packet of a pod may move: addresses, routes that refuse
-// and rules, then forwarding.
-func (p plan) protect(have *host.Snapshot) (changes []host.Change) {
+// refuse is what must be in place before anything else: routes that refuse, and rules. None of it lets a packet pass that
+// did not pass before.
+func (p plan) refuse(have *host.Snapshot) (changes []host.Change) {
 	routes := ourRoutes(have)
 	for i, r := range p.routes {
 		if r.Kind == host.Unreachable && routes[keyOf(r)] == nil {
 			changes = append(changes, host.Change{Route: &p.routes[i]})
 		}
 	}
+	for i, r := range p.rules {
+		if !slices.Contains(have.Rules, r) {
+			changes = append(changes, host.Change{Rule: &p.rules[i]})
+		}
+	}
+	return changes
+}
+
+// ground comes after the filter: addresses, and the sysctls that make the machine forward.
+func (p plan) ground(have *host.Snapshot) (changes []host.Change) {
 	for i, l := range p.links {
 		if now, ok := have.Link(l.Name); ok && l.Name == "lo" && !now.Up {
 			changes = append(changes, host.Change{Link: &p.links[i]})
@@ -176,11 +186,6 @@ func (p plan) protect(have *host.Snapshot) (changes []host.Change) {
 	for i, a := range p.addresses {
 		if !slices.Contains(have.Addresses, a) {
 			changes = append(changes, host.Change{Address: &p.addresses[i]})
-		}
-	}
-	for i, r := range p.rules {
-		if !slices.Contains(have.Rules, r) {
-			changes = append(changes, host.Change{Rule: &p.rules[i]})
 		}
 	}
 	for i, s := range p.sysctls {

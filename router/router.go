@@ -43,6 +43,7 @@ type Config struct {
 }
 
 // Input is the whole of what the router depends on, as one value. It is level-triggered: a new Input replaces the old.
+// Its slices are the router's from then on and must not be changed.
 type Input struct {
 	Self   peer.ID
 	Pools  []netip.Prefix // all pools of the cluster, both families, the linked IPv6 one included

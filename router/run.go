@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -40,8 +39,9 @@ type Router struct {
 
 	mu       sync.Mutex
 	in       Input
-	has      bool // an Input has come
-	ready    bool // what protects is in place
+	has      bool           // an Input has come
+	ready    bool           // what protects is in place
+	grounded []host.Address // our own addresses that were put in place with it
 	attached map[string]Pod
 
 	drivers []*driverState // owned by Run, and by Down after it
@@ -50,17 +50,6 @@ type Router struct {
 	statusMu sync.Mutex // guards status and watchers
 	status   Status
 	watchers map[chan struct{}]struct{}
-}
-
-// driverState is one driver on this machine.
-type driverState struct {
-	Driver
-	probed bool
-	absent error // the probe's answer, or the error of the last Open or Apply
-	t      Transport
-	have   map[peer.ID]Tunnel
-	left   map[peer.ID]time.Time // tunnels that are not wanted any more close then
-	links  map[peer.ID]Link
 }
 
 // New checks the configuration. Nothing is changed before Run.
@@ -82,7 +71,8 @@ func New(cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// Update replaces the input. It never blocks; Run applies the newest.
+// Update replaces the input. It never blocks; Run applies the newest. The first input of a run decides over what a former
+// run left in the kernel, so it should already list the peers that are known from disk: those missing lose their routes.
 func (r *Router) Update(in Input) {
 	r.mu.Lock()
 	listed := make(map[string]bool, len(in.Pods))
@@ -251,16 +241,20 @@ func members(in Input) map[peer.ID]bool {
 	return m
 }
 
-// protect puts everything in place that refuses, and only then forwarding. The filter comes first, in one transaction.
+// protect puts everything in place that refuses, and only then forwarding: the routes that refuse, the guard in one
+// transaction, the host's addresses, the sysctls.
 func (r *Router) protect(ctx context.Context, p plan) error {
-	if _, err := r.cfg.Host.Filter(ctx, p.filter); err != nil {
-		return fmt.Errorf("put the guard in place: %w", err)
-	}
 	have, err := r.cfg.Host.Snapshot(ctx, p.sysctlKeys())
 	if err != nil {
 		return err
 	}
-	changes := p.protect(have)
+	if err := r.cfg.Host.Apply(ctx, p.refuse(have)); err != nil {
+		return err
+	}
+	if _, err := r.cfg.Host.Filter(ctx, p.filter); err != nil {
+		return fmt.Errorf("put the guard in place: %w", err)
+	}
+	changes := p.ground(have)
 	if have.Sysctls[keyForward6] == "0" {
 		keep, err := r.keepAdvertisements(ctx, have)
 		if err != nil {
@@ -274,7 +268,7 @@ func (r *Router) protect(ctx context.Context, p plan) error {
 	if err := r.cfg.Host.Apply(ctx, changes); err != nil {
 		return err
 	}
-	r.ready = true
+	r.ready, r.grounded = true, p.addresses
 	return nil
 }
 
@@ -307,7 +301,7 @@ func (r *Router) forward(ctx context.Context, p plan) error {
 		return err
 	}
 	// Devices may have come since: their sysctls are part of what protects.
-	if err := r.cfg.Host.Apply(ctx, p.protect(have)); err != nil {
+	if err := r.cfg.Host.Apply(ctx, p.ground(have)); err != nil {
 		return err
 	}
 	changes, waiting := p.forward(have)
@@ -318,30 +312,6 @@ func (r *Router) forward(ctx context.Context, p plan) error {
 		r.log.Debug("changing routes", "changes", len(changes))
 	}
 	return r.cfg.Host.Apply(ctx, changes)
-}
-
-// options lists the drivers in the order of preference, with what is known of this machine.
-func (r *Router) options(ctx context.Context, in Input) []option {
-	var out []option
-	for _, d := range r.drivers {
-		if !d.probed && d.Probe != nil {
-			pctx, cancel := context.WithTimeout(ctx, transportD)
-			err := d.Probe(pctx)
-			cancel()
-			// An answer that is neither yes nor no is asked for again the next time.
-			d.probed, d.absent = err == nil || errors.Is(err, ErrUnsupported), err
-		}
-		o := option{Driver: d.Driver, absent: d.absent}
-		if len(in.Transports) > 0 && !slices.Contains(in.Transports, d.Name) {
-			o.absent = errors.New("not in --transport")
-		}
-		out = append(out, o)
-	}
-	if len(in.Transports) > 0 {
-		rank := func(o option) int { return slices.Index(in.Transports, o.Name) }
-		slices.SortStableFunc(out, func(a, b option) int { return rank(a) - rank(b) })
-	}
-	return out
 }
 
 // decide brings the choices up to date.
@@ -369,28 +339,6 @@ func (r *Router) decide(in Input, options []option, choices map[peer.ID]Choice, 
 	return cands, links
 }
 
-// readLinks asks the transports, and reports whether an MTU changed, which routes follow.
-func (r *Router) readLinks(ctx context.Context) (due bool) {
-	for _, d := range r.drivers {
-		if d.t == nil {
-			continue
-		}
-		tctx, cancel := context.WithTimeout(ctx, transportD)
-		list, err := d.t.Links(tctx)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			r.log.Debug("transport does not report its links", "transport", d.Name, "err", err)
-		}
-		links := make(map[peer.ID]Link, len(list))
-		for _, l := range list {
-			due = due || d.links[l.Peer].MTU != l.MTU
-			links[l.Peer] = l
-		}
-		d.links = links
-	}
-	return due
-}
-
 // pollLinks looks whether what the transports know changes a route.
 func (r *Router) pollLinks(ctx context.Context, choices map[peer.ID]Choice) (due bool) {
 	in, has := r.input()
@@ -409,142 +357,4 @@ func (r *Router) pollLinks(ctx context.Context, choices map[peer.ID]Choice) (due
 	}
 	r.publish(in, options, choices, r.last)
 	return due
-}
-
-// apply opens the transport if it is needed and gives it its tunnels. Tunnels of members that are not wanted any more
-// stay for a moment, because the other side still sends; those of removed ones close at once. wait is when the next closes.
-func (d *driverState) apply(ctx context.Context, want []Tunnel, members map[peer.ID]bool, now time.Time) (wait time.Duration,
-	err error) {
-	all := make(map[peer.ID]Tunnel, len(want))
-	for _, t := range want {
-		all[t.Peer] = t
-		delete(d.left, t.Peer)
-	}
-	for id, t := range d.have {
-		if _, wanted := all[id]; wanted || !members[id] {
-			continue
-		}
-		if _, leaving := d.left[id]; !leaving {
-			d.left[id] = now.Add(linger + 2*d.links[id].RTT)
-		}
-		if until := d.left[id].Sub(now); until > 0 {
-			all[id] = t
-			if wait == 0 || until < wait {
-				wait = until
-			}
-		}
-	}
-	if d.t == nil {
-		if len(all) == 0 {
-			return 0, nil
-		}
-		if d.t, err = d.Open(ctx); err != nil {
-			d.t, d.absent, d.probed = nil, err, false
-			return 0, fmt.Errorf("open: %w", err)
-		}
-	}
-	list := make([]Tunnel, 0, len(all))
-	for _, t := range all {
-		list = append(list, t)
-	}
-	slices.SortFunc(list, func(a, b Tunnel) int { return a.Peer.Compare(b.Peer) })
-	tctx, cancel := context.WithTimeout(ctx, transportD)
-	defer cancel()
-	if err := d.t.Apply(tctx, list); err != nil {
-		return wait, err
-	}
-	d.have = all
-	maps.DeleteFunc(d.left, func(id peer.ID, _ time.Time) bool { _, kept := all[id]; return !kept })
-	return wait, nil
-}
-
-// Attach connects a namespace; again for the same one changes nothing, and a failure half way leaves nothing behind.
-func (r *Router) Attach(ctx context.Context, req AttachRequest) (Attachment, error) {
-	if req.IfName == "" {
-		req.IfName = defaultIfName
-	}
-	if req.Name == "" {
-		return Attachment{}, errors.New("attach: the container has no name")
-	}
-	if !req.V4.IsValid() && !req.V6.IsValid() {
-		return Attachment{}, fmt.Errorf("attach %s: it has no address", req.Name)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.has {
-		return Attachment{}, fmt.Errorf("attach %s: %w", req.Name, ErrNotReady)
-	}
-	for _, a := range []netip.Addr{req.V4, req.V6} {
-		if a.IsValid() && !holds(r.in.Pools, a) {
-			return Attachment{}, fmt.Errorf("attach %s: %s is in none of the cluster's pools", req.Name, a)
-		}
-	}
-	pod := req.Pod
-	noV6 := r.cfg.Host.IPv6()
-	if noV6 != nil {
-		if pod.V6 = (netip.Addr{}); !pod.V4.IsValid() {
-			return Attachment{}, fmt.Errorf("attach %s: it has only an IPv6 address, and %w", req.Name, noV6)
-		}
-	}
-	_, before := r.attached[pod.id()]
-	r.attached[pod.id()] = pod
-	v := host.Veth{ID: pod.id(), NetNS: req.NetNS, IfName: pod.IfName, V4: pod.V4, V6: pod.V6, MTU: PodMTU(r.in.UnderlayMTU),
-		Routes: r.in.Pools}
-	for _, a := range r.in.Hosts {
-		if a.Is4() {
-			v.Source4 = a
-		} else {
-			v.Source6 = a
-		}
-	}
-	if err := r.attach(ctx, v, noV6 == nil); err != nil {
-		if !before {
-			delete(r.attached, pod.id())
-			// The guard forgets the pod too; if not now, then with the next apply.
-			if _, ferr := r.cfg.Host.Filter(ctx, guard(r.in, r.podsLocked())); ferr != nil {
-				r.wake()
-			}
-		}
-		return Attachment{}, fmt.Errorf("attach %s: %w", req.Name, err)
-	}
-	out := Attachment{HostIf: host.VethName(pod.id()), IfName: pod.IfName, V4: pod.V4, V6: pod.V6, MTU: v.MTU}
-	if pod.V4.IsValid() {
-		out.Gateway4 = host.Gateway4
-	}
-	if pod.V6.IsValid() {
-		out.Gateway6 = host.Gateway6
-	}
-	return out, nil
-}
-
-// attach comes after everything that can fail without a change: the guard learns the pod, then the pair is made.
-func (r *Router) attach(ctx context.Context, v host.Veth, v6 bool) error {
-	if !r.ready {
-		p := makePlan(r.in, r.podsLocked(), nil, nil, nil, nil, v6)
-		if err := r.protect(ctx, p); err != nil {
-			return err
-		}
-	} else if _, err := r.cfg.Host.Filter(ctx, guard(r.in, r.podsLocked())); err != nil {
-		return err
-	}
-	return r.cfg.Host.Plug(ctx, v)
-}
-
-// Detach removes the connection of a pod; that nothing is left of it is no error.
-func (r *Router) Detach(ctx context.Context, name, ifName string) error {
-	pod := Pod{Name: name, IfName: ifName}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.cfg.Host.Unplug(ctx, pod.id()); err != nil {
-		return fmt.Errorf("detach %s: %w", name, err)
-	}
-	delete(r.attached, pod.id())
-	r.in.Pods = slices.DeleteFunc(slices.Clone(r.in.Pods), func(p Pod) bool { return p.id() == pod.id() })
-	if !r.has {
-		return nil
-	}
-	if _, err := r.cfg.Host.Filter(ctx, guard(r.in, r.podsLocked())); err != nil {
-		r.wake() // the veth is gone, so the entry admits nobody
-	}
-	return nil
 }

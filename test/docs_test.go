@@ -27,8 +27,7 @@ var runElsewhere = []struct{ begins, where string }{
 	{"cd weft", ".ci/run"},
 	{"cd ", ".ci/run"},
 	{"nsenter --net=", "test/demo/story.go"}, // prints the line
-	{"ip netns add", "test/e2e"},
-	{"ip netns exec", "test/e2e"},
+	{"ip netns add", "test/readme_linux_test.go"},
 	{"ping ", "test/demo/story.go"},
 	{"curl ", "test/demo/story.go"},
 	{"systemctl ", "prog/weftd"}, // readiness is tested, systemd itself is not

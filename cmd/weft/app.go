@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"weft/prog/control"
 	"weft/prog/weftd"
@@ -36,6 +39,17 @@ type entries struct {
 	down func(ctx context.Context, cfg weftd.Config) (bool, error)
 	// wire runs the data plane.
 	wire func(ctx context.Context, socket, build string) error
+}
+
+// realApp is on the real world.
+func realApp() *app {
+	return &app{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv, netns: "/run/netns",
+		capable: capable, entries: programs(), terminal: func() (int, bool) {
+			columns, _, err := term.GetSize(int(os.Stdout.Fd()))
+			return columns, err == nil
+		},
+	}
 }
 
 // The groups of the overview.
@@ -122,6 +136,8 @@ func (a *app) act(min, max int, do cli.ActionFunc) cli.ActionFunc {
 		case n > max:
 			return usage(fmt.Sprintf("%s takes only %s, got also %q", c.Command.HelpName, c.Command.ArgsUsage,
 				c.Args().Get(max)), tryHelp(c))
+		case slices.Contains(c.Args().Slice(), ""):
+			return usage(fmt.Sprintf("%s needs %s, and it is empty", c.Command.HelpName, c.Command.ArgsUsage), tryHelp(c))
 		}
 		return do(c)
 	}

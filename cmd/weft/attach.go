@@ -29,14 +29,11 @@ func (a *app) attachCommand() *cli.Command {
 }
 
 func (a *app) attach(c *cli.Context, d *control.Client) error {
-	ns, err := a.findNetns(c.Args().First())
+	path, err := a.findNetns(c.Args().First())
 	if err != nil {
 		return err
 	}
-	r := control.AttachRequest{Netns: ns.path, Container: ns.name, Ifname: c.String("ifname")}
-	if c.IsSet("name") {
-		r.Container = c.String("name")
-	}
+	r := control.AttachRequest{Netns: path, Container: c.String("name"), Ifname: c.String("ifname")}
 	if c.IsSet("ip") {
 		if r.IP, err = netip.ParseAddr(c.String("ip")); err != nil || !r.IP.Is4() {
 			return usage(fmt.Sprintf("--ip: want an IPv4 address such as 10.32.0.7, got %q", c.String("ip")))
@@ -47,7 +44,7 @@ func (a *app) attach(c *cli.Context, d *control.Client) error {
 		return err
 	}
 	if reply.Existed {
-		a.say("%s was attached already.", r.Container)
+		a.say("%s was attached already.", c.Args().First())
 	}
 	for _, addr := range reply.Addresses {
 		fmt.Fprintln(a.stdout, addr)

@@ -18,13 +18,12 @@ func (a *app) detachCommand() *cli.Command {
 }
 
 func (a *app) detach(c *cli.Context, d *control.Client) error {
-	ns := a.guessNetns(c.Args().First())
-	reply, err := d.Detach(c.Context, control.DetachRequest{Netns: ns.path})
+	reply, err := d.Detach(c.Context, control.DetachRequest{Netns: a.guessNetns(c.Args().First())})
 	if err != nil {
 		return err
 	}
 	if len(reply.Addresses) == 0 {
-		a.say("%s was not attached.", ns.name)
+		a.say("%s was not attached.", c.Args().First())
 	}
 	return nil
 }

@@ -48,8 +48,10 @@ func initRequest(c *cli.Context) (control.InitRequest, error) {
 	if err := flagsInto(c, &typed, true); err != nil {
 		return control.InitRequest{}, err
 	}
-	r := control.InitRequest{Name: typed.Name, Pools: typed.Pools, ExpectNodes: typed.ExpectNodes,
-		AcceptOverlap: typed.AcceptOverlap, Advertise: advertised(typed)}
+	r := control.InitRequest{
+		Name: typed.Name, Pools: typed.Pools, ExpectNodes: typed.ExpectNodes,
+		AcceptOverlap: typed.AcceptOverlap, Advertise: advertised(typed),
+	}
 	switch {
 	case typed.NoPool6:
 		r.Pool6 = "none"
@@ -83,8 +85,10 @@ func (a *app) initHere(c *cli.Context, r control.InitRequest) (control.InitReply
 		return control.InitReply{}, usage(err.Error())
 	}
 	if err := a.capable(); err != nil {
-		return control.InitReply{}, &control.Error{Code: control.Denied, Message: "weft init writes to " + cfg.State,
-			Cause: err.Error(), Hint: "Try: sudo weft init"}
+		return control.InitReply{}, &control.Error{
+			Code: control.Denied, Message: "weft init writes to " + cfg.State,
+			Cause: err.Error(), Hint: "Try: sudo weft init",
+		}
 	}
 	reply, err := a.entries.init(c.Context, cfg, r)
 	if err == nil && !reply.Existed {

@@ -38,8 +38,10 @@ func (a *app) join(c *cli.Context, d *control.Client) error {
 	if err != nil {
 		return usage(err.Error())
 	}
-	reply, err := d.Join(c.Context, control.JoinRequest{Token: token, Name: typed.Name, Advertise: advertised(typed),
-		AcceptOverlap: typed.AcceptOverlap})
+	reply, err := d.Join(c.Context, control.JoinRequest{
+		Token: token, Name: typed.Name, Advertise: advertised(typed),
+		AcceptOverlap: typed.AcceptOverlap,
+	})
 	switch {
 	case err != nil:
 		return err

@@ -11,8 +11,10 @@ func (a *app) leaveCommand() *cli.Command {
 		Name:     "leave",
 		Category: groupCluster,
 		Usage:    "hand back this machine's addresses, leave the cluster, stop",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "purge",
-			Usage: "remove state, devices and rules too: the machine as it was before weft"}},
+		Flags: []cli.Flag{&cli.BoolFlag{
+			Name:  "purge",
+			Usage: "remove state, devices and rules too: the machine as it was before weft",
+		}},
 		Description: examples("weft leave", "weft leave --purge"),
 		Action:      a.ask(0, 0, a.leave),
 	}

@@ -7,8 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"golang.org/x/term"
 )
 
 func main() {
@@ -17,12 +15,4 @@ func main() {
 	code := realApp().run(ctx, os.Args)
 	stop()
 	os.Exit(code)
-}
-
-func realApp() *app {
-	return &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv, netns: "/run/netns",
-		capable: capable, entries: programs(), terminal: func() (int, bool) {
-			columns, _, err := term.GetSize(int(os.Stdout.Fd()))
-			return columns, err == nil
-		}}
 }

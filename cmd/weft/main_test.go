@@ -113,8 +113,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			// Sockets want short paths.
-			dir, err := os.MkdirTemp("", "weft")
+			dir, err := os.MkdirTemp("", "weft") //nolint:usetesting // WorkDir is too long for a socket
 			if err != nil {
 				return err
 			}

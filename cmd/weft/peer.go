@@ -113,8 +113,10 @@ func peerDetailLines(d control.PeerDetail, s screen) []string {
 	if len(d.Links) == 0 {
 		return lines
 	}
-	t := table{head: []string{"TRANSPORT", "UP", "USED", "ENDPOINT", "MTU", "RTT", "LOSS", "WHY"},
-		drop: []string{"MTU", "LOSS", "RTT", "ENDPOINT"}}
+	t := table{
+		head: []string{"TRANSPORT", "UP", "USED", "ENDPOINT", "MTU", "RTT", "LOSS", "WHY"},
+		drop: []string{"MTU", "LOSS", "RTT", "ENDPOINT"},
+	}
 	for _, l := range d.Links {
 		up := cell{"yes", good}
 		if !l.Up {

@@ -43,8 +43,10 @@ func TestPermute(t *testing.T) {
 
 // FuzzPermute checks that no word of a command line gets lost: cli's own parser must see each argument and each flag.
 func FuzzPermute(f *testing.F) {
-	for _, s := range []string{"", "ping beta -c 3", "--socket=/s status --json", "-h", "token create --uses -3", "attach -- --x", "-", "--",
-		"up --init --init", "ping -c", "- - -", "status --=", "help help", "up -=x"} {
+	for _, s := range []string{
+		"", "ping beta -c 3", "--socket=/s status --json", "-h", "token create --uses -3", "attach -- --x", "-", "--",
+		"up --init --init", "ping -c", "- - -", "status --=", "help help", "up -=x",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -41,8 +41,10 @@ func transports() []control.Transport {
 func waiting() control.Status {
 	return control.Status{
 		Version: control.Version,
-		Node: control.Node{ID: "mzxw6ytbaaaabbbbccccddddee", Name: "alpha", State: control.NodeWaiting,
-			Reason: "it has neither made nor joined a cluster", NAT: "unknown", UptimeS: 7, Build: "v0.1.0"},
+		Node: control.Node{
+			ID: "mzxw6ytbaaaabbbbccccddddee", Name: "alpha", State: control.NodeWaiting,
+			Reason: "no cluster yet: weft init makes one, weft join TOKEN enters one", NAT: "unknown", UptimeS: 7, Build: "v0.1.0",
+		},
 		Transports: transports(),
 		IPAM:       control.IPAM{State: control.IPAMWaiting},
 	}
@@ -53,8 +55,10 @@ func alone() control.Status {
 	st.Node.State, st.Node.Reason, st.Node.UptimeS = control.NodeReady, "", 3725
 	st.Node.Voter, st.Node.Issuer, st.Node.Relay = true, true, true
 	st.Node.Underlay, st.Node.Overlay = addrs("192.0.2.7"), addrs("10.32.0.1", "fd01::a20:1")
-	st.Cluster = control.Cluster{ID: "c7q2k3mvaaaabbbbccccddddee", Pools: prefixes("10.32.0.0/12", "fd01::/96"),
-		Encryption: control.EncryptionRequired, Members: 1, Alive: 1}
+	st.Cluster = control.Cluster{
+		ID: "c7q2k3mvaaaabbbbccccddddee", Pools: prefixes("10.32.0.0/12", "fd01::/96"),
+		Encryption: control.EncryptionRequired, Members: 1, Alive: 1,
+	}
 	st.IPAM = control.IPAM{State: control.IPAMReady, Blocks: prefixes("10.32.0.0/12"), Used: 1, Free: 1048573}
 	st.Warnings = []string{"only one live member may admit others; when it is lost nobody can join any more"}
 	return st
@@ -68,16 +72,22 @@ func threeStatus() control.Status {
 	st.Transports[0] = control.Transport{Name: "vxlan", Available: true}
 	st.IPAM = control.IPAM{State: control.IPAMReady, Blocks: prefixes("10.32.0.0/14"), Used: 3, Free: 262139, Unreachable: 131072}
 	st.Peers = []control.Peer{
-		{ID: "onswg4tfaaaabbbbccccddddee", Name: "beta", State: control.PeerAlive, Blocks: prefixes("10.36.0.0/14"),
+		{
+			ID: "onswg4tfaaaabbbbccccddddee", Name: "beta", State: control.PeerAlive, Blocks: prefixes("10.36.0.0/14"),
 			Transport: "sleeve", Encrypted: true, Path: control.PathDirect, Endpoint: netip.MustParseAddrPort("192.0.2.8:6783"),
 			Reason: "vxlan: its address is in no subnet that both trust", MTU: 1420, RTTms: 0.42, LastSeenS: 0.2,
-			KeyAgeS: 35, RxBytes: 1258291, TxBytes: 921600},
-		{ID: "pf2gkylsaaaabbbbccccddddee", Name: "gamma-in-the-other-room", State: control.PeerAlive,
+			KeyAgeS: 35, RxBytes: 1258291, TxBytes: 921600,
+		},
+		{
+			ID: "pf2gkylsaaaabbbbccccddddee", Name: "gamma-in-the-other-room", State: control.PeerAlive,
 			Blocks: prefixes("10.40.0.0/14"), Transport: "vxlan", Path: control.PathDirect,
 			Endpoint: netip.MustParseAddrPort("198.51.100.9:6783"), Reason: "both trust 198.51.100.0/24", MTU: 1420,
-			RTTms: 12.5, Loss: 0.031, LastSeenS: 0.1, KeyAgeS: -1, RxBytes: 5 << 40, TxBytes: 12},
-		{ID: "ovxgwzlyaaaabbbbccccddddee", Name: "delta", State: control.PeerDead, Blocks: prefixes("10.44.0.0/15"),
-			Path: control.PathNone, Reason: "it has not answered on any of its 2 addresses", LastSeenS: 187, KeyAgeS: -1},
+			RTTms: 12.5, Loss: 0.031, LastSeenS: 0.1, KeyAgeS: -1, RxBytes: 5 << 40, TxBytes: 12,
+		},
+		{
+			ID: "ovxgwzlyaaaabbbbccccddddee", Name: "delta", State: control.PeerDead, Blocks: prefixes("10.44.0.0/15"),
+			Path: control.PathNone, Reason: "it has not answered on any of its 2 addresses", LastSeenS: 187, KeyAgeS: -1,
+		},
 	}
 	return st
 }
@@ -85,21 +95,25 @@ func threeStatus() control.Status {
 func three() *controltest.Backend {
 	st := threeStatus()
 	b := controltest.New(st)
-	b.Details = map[string]control.PeerDetail{"beta": {Version: control.Version, Peer: st.Peers[0], Build: "v0.1.0",
+	b.Details = map[string]control.PeerDetail{"beta": {
+		Version: control.Version, Peer: st.Peers[0], Build: "v0.1.0",
 		Voter: true, JoinSeq: 1, Transports: []string{"vxlan", "sleeve"}, Trusted: prefixes("198.51.100.0/24"),
 		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.8:6783"), netip.MustParseAddrPort("[2001:db8::8]:6783")},
 		Links: []control.Link{
 			{Transport: "vxlan", Reason: "not trusted"},
 			{Transport: "sleeve", Up: true, InUse: true, Endpoint: netip.MustParseAddrPort("192.0.2.8:6783"), MTU: 1420, RTTms: 0.42},
-		}}}
+		},
+	}}
 	b.Blocks = []control.Block{
 		{Prefix: netip.MustParsePrefix("10.32.0.0/14"), Owner: st.Node.ID, OwnerName: "alpha", View: 1, Seq: 4},
 		{Prefix: netip.MustParsePrefix("10.36.0.0/14"), Owner: st.Peers[0].ID, OwnerName: "beta", View: 1, Seq: 2},
 		{Prefix: netip.MustParsePrefix("10.40.0.0/14"), Owner: st.Peers[1].ID, OwnerName: st.Peers[1].Name, View: 1, Seq: 3},
 		{Prefix: netip.MustParsePrefix("10.44.0.0/15"), Owner: st.Peers[2].ID, View: 1, Seq: 3},
 	}
-	reply := control.PingReply{Address: netip.MustParseAddr("10.36.0.1"), Transport: "sleeve", Path: control.PathDirect,
-		Endpoint: netip.MustParseAddrPort("192.0.2.8:6783"), RTTms: 0.5}
+	reply := control.PingReply{
+		Address: netip.MustParseAddr("10.36.0.1"), Transport: "sleeve", Path: control.PathDirect,
+		Endpoint: netip.MustParseAddrPort("192.0.2.8:6783"), RTTms: 0.5,
+	}
 	b.Replies = []control.PingReply{reply, reply, {Lost: "no answer within 2s"}}
 	b.Replies[1].RTTms, b.Replies[1].Path, b.Replies[1].Via = 1.5, control.PathRelay, []string{"delta"}
 	b.Checks = []control.Check{

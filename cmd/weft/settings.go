@@ -15,8 +15,10 @@ import (
 
 // globalFlags are those that mean the same for every command.
 func globalFlags() []cli.Flag {
-	flags := []cli.Flag{settingFlag(weftd.Setting{Key: "config", Env: "WEFT_CONFIG", Arg: "FILE",
-		Help: "configuration file (default " + weftd.DefaultConfig + ", if it exists)"})}
+	flags := []cli.Flag{settingFlag(weftd.Setting{
+		Key: "config", Env: "WEFT_CONFIG", Arg: "FILE",
+		Help: "configuration file (default " + weftd.DefaultConfig + ", if it exists)",
+	})}
 	for _, s := range weftd.Settings() {
 		if s.Global {
 			flags = append(flags, settingFlag(s))

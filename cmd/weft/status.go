@@ -128,11 +128,6 @@ func nodeLines(st control.Status, s screen) []string {
 	if n.Reason != "" {
 		lines = append(lines, prose(s, margin, n.Reason, state.style)...)
 	}
-	if n.State == control.NodeWaiting && st.Cluster.ID == "" {
-		lines = append(lines,
-			margin+"make a cluster: weft init",
-			margin+"or enter one:   weft join TOKEN")
-	}
 	var roles []string
 	for _, r := range []struct {
 		name string

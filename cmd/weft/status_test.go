@@ -85,8 +85,10 @@ func TestColourOnlyWhereItIsWanted(t *testing.T) {
 		"an empty NO_COLOR":     {true, map[string]string{"NO_COLOR": ""}, true},
 		"a terminal that can't": {true, map[string]string{"TERM": "dumb"}, false},
 	} {
-		a := &app{terminal: func() (int, bool) { return 80, c.tty },
-			lookup: func(k string) (string, bool) { v, ok := c.env[k]; return v, ok }}
+		a := &app{
+			terminal: func() (int, bool) { return 80, c.tty },
+			lookup:   func(k string) (string, bool) { v, ok := c.env[k]; return v, ok },
+		}
 		if got := a.screen().colour; got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
@@ -111,8 +113,10 @@ func TestWatchDrawsOverItself(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out := &pictures{left: 2, done: cancel}
-	a := &app{stdout: out, stderr: out, lookup: func(string) (string, bool) { return "", false },
-		terminal: func() (int, bool) { return 80, true }}
+	a := &app{
+		stdout: out, stderr: out, lookup: func(string) (string, bool) { return "", false },
+		terminal: func() (int, bool) { return 80, true },
+	}
 	path := controltest.Start(t, controltest.New(alone()))
 	if code := a.run(ctx, []string{"weft", "status", "--watch", "--socket", path}); code != 0 {
 		t.Fatalf("exit code %d: %s", code, out)

@@ -53,12 +53,14 @@ func (a *app) tokenCreate(c *cli.Context, d *control.Client) error {
 	case c.IsSet("uses") && c.Int("uses") < 1:
 		return usage("--uses: want a positive number")
 	}
-	t, err := d.TokenCreate(c.Context, control.TokenRequest{TTL: control.Duration(c.Duration("ttl")), Uses: c.Int("uses"),
-		Ephemeral: c.Bool("ephemeral")})
+	t, err := d.TokenCreate(c.Context, control.TokenRequest{
+		TTL: control.Duration(c.Duration("ttl")), Uses: c.Int("uses"),
+		Ephemeral: c.Bool("ephemeral"),
+	})
 	if err != nil {
 		return err
 	}
-	a.say("On the other machine, before %s, type:\n  %s", t.Expires, joinLine(t.Token))
+	a.say("On the other machine, before %s, type:\n%s", t.Expires, joinLine(t.Token))
 	fmt.Fprintln(a.stdout, t.Token)
 	return nil
 }

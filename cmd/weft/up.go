@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -30,8 +31,10 @@ func (a *app) up(c *cli.Context) error {
 		return err
 	}
 	if err := a.capable(); err != nil {
-		return &control.Error{Code: control.Denied, Message: "weft up administers the network of this machine",
-			Cause: err.Error(), Hint: "Try: sudo weft up; in a container, add NET_ADMIN and NET_RAW"}
+		return &control.Error{
+			Code: control.Denied, Message: "weft up administers the network of this machine",
+			Cause: err.Error(), Hint: "Try: sudo weft up; in a container, add NET_ADMIN and NET_RAW",
+		}
 	}
 	if token := c.String("join"); isLiteral(token) {
 		// Whoever can list processes could read it. Does not come back where it works.
@@ -48,5 +51,5 @@ func (a *app) up(c *cli.Context) error {
 	return a.entries.up(c.Context, cfg)
 }
 
-// isLiteral tells a token from the place where one is.
-func isLiteral(token string) bool { return token != "" && token != "-" && token[0] != '@' }
+// isLiteral tells a token from the place where one is, and from a word that is no secret.
+func isLiteral(token string) bool { return strings.HasPrefix(token, "weft1") }

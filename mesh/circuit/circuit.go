@@ -29,6 +29,8 @@ const (
 	MaxCircuits         = 4096 // served at once
 	MaxCircuitsPeer     = 64   // of them, from one peer
 	MaxJoins            = 64   // machines in the join protocol at once
+
+	maxVerified = 4096 // certificates remembered as good
 )
 
 // Config is what circuits need to know about this node and the others.
@@ -54,9 +56,10 @@ type Config struct {
 type Circuits struct {
 	cfg Config
 
-	mu       sync.Mutex
+	mu       sync.Mutex       // guards all below
 	shown    *tls.Certificate // for the certificate shownRaw
 	shownRaw []byte
+	verified map[peer.ID]*identity.Certificate // of peers; checking one costs six signatures, and every call is a circuit
 }
 
 // New checks cfg.
@@ -72,7 +75,7 @@ func New(cfg Config) (*Circuits, error) {
 	if cfg.Open == nil {
 		cfg.Open = openTCP
 	}
-	return &Circuits{cfg: cfg}, nil
+	return &Circuits{cfg: cfg, verified: map[peer.ID]*identity.Certificate{}}, nil
 }
 
 func openTCP(ctx context.Context, _ peer.ID, to netip.AddrPort) (net.Conn, error) {
@@ -144,19 +147,26 @@ func (c *Circuits) identify() (*tls.Certificate, error) {
 	return c.shown, nil
 }
 
-// verifyPeer is the check inside the TLS handshake: without it nothing is said to the other end.
-func (c *Circuits) verifyPeer(cs tls.ConnectionState) error {
-	_, err := c.member(cs)
-	return err
-}
-
+// member takes the verified certificate out of a handshake.
 func (c *Circuits) member(cs tls.ConnectionState) (*identity.Certificate, error) {
 	_, cert, err := proven(cs)
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	known := c.verified[cert.ID()]
+	c.mu.Unlock()
+	if known != nil && bytes.Equal(known.Raw(), cert.Raw()) {
+		return known, nil
+	}
 	if err := cert.Verify(c.cfg.Root); err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.verified) >= maxVerified {
+		clear(c.verified)
+	}
+	c.verified[cert.ID()] = cert
 	return cert, nil
 }

@@ -10,140 +10,16 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"weft/crypto/identity"
 	"weft/mesh/peer"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var day = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// cluster makes members under one root.
-type cluster struct {
-	root    identity.Key
-	founder identity.Key
-	next    uint64
-}
-
-func newCluster() *cluster {
-	return &cluster{root: must(identity.NewKey()), founder: must(identity.NewKey())}
-}
-
-// member is a node key with its certificate.
-type member struct {
-	identity.Key
-	cert *identity.Certificate
-}
-
-func (c *cluster) member(name string) member {
-	key, token := must(identity.NewKey()), must(identity.NewKey())
-	by := identity.Issuer{Key: c.founder, Delegation: must(identity.Delegate(c.root, c.founder.Public(), day))}
-	inv := must(by.Invite(token.Public(), identity.Terms{NotAfter: day, Uses: 1}))
-	a := must(identity.Apply(identity.FingerprintOf(c.root.Public()), key, token, name))
-	c.next++
-	return member{key, must(by.Certify(a, inv, c.next, day))}
-}
-
-// net is an underlay in memory: every endpoint is a queue of pipes.
-type underlay struct {
-	mu    sync.Mutex
-	hosts map[netip.AddrPort]chan net.Conn
-}
-
-func newUnderlay() *underlay { return &underlay{hosts: map[netip.AddrPort]chan net.Conn{}} }
-
-func (u *underlay) listen(at netip.AddrPort) Accept {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	queue := make(chan net.Conn)
-	u.hosts[at] = queue
-	return func(ctx context.Context) (net.Conn, error) {
-		select {
-		case c := <-queue:
-			return c, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// open waits for ever where nobody listens, as a host behind a silent firewall.
-func (u *underlay) open(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	u.mu.Lock()
-	queue := u.hosts[to]
-	u.mu.Unlock()
-	a, b := net.Pipe()
-	select {
-	case queue <- b:
-		return a, nil
-	case <-ctx.Done():
-		a.Close()
-		b.Close()
-		return nil, ctx.Err()
-	}
-}
-
-func at(host byte) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 6783)
-}
-
-var quiet = slog.New(slog.DiscardHandler)
-
-// node makes circuits of a member that can reach what book says.
-func (u *underlay) node(t *testing.T, root ed25519.PublicKey, m member, book map[peer.ID][]netip.AddrPort, change ...func(*Config)) *Circuits {
-	t.Helper()
-	cfg := Config{
-		Key:       m.Key,
-		Root:      root,
-		Cert:      func() *identity.Certificate { return m.cert },
-		Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
-		Endpoints: func(id peer.ID) []netip.AddrPort { return book[id] },
-		Open:      func(ctx context.Context, _ peer.ID, to netip.AddrPort) (net.Conn, error) { return u.open(ctx, to) },
-		Log:       quiet,
-	}
-	for _, f := range change {
-		f(&cfg)
-	}
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// serve runs until the test ends.
-func serve(t *testing.T, c *Circuits, accept Accept, h Handlers) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- c.Serve(ctx, accept, h) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
-}
-
-func echo(_ context.Context, conn *Conn) { io.Copy(conn, conn) }
 
 func TestCircuitBetweenMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -370,129 +246,6 @@ func TestWithoutCertificateNothingIsServedOrDialled(t *testing.T) {
 	})
 }
 
-func TestSilentEndpointsDoNotHoldUpTheGoodOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, u := newCluster(), newUnderlay()
-		alice, bob := c.member("alice"), c.member("bob")
-		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(4)), Handlers{Circuit: echo})
-		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2), at(3), at(4)}}
-		a := u.node(t, c.root.Public(), alice, book)
-		began := time.Now()
-		conn, err := a.Dial(t.Context(), bob.ID(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn.Close()
-		if took := time.Since(began); took != 2*DialStagger {
-			t.Errorf("it took %v", took)
-		}
-		book[bob.ID()] = []netip.AddrPort{at(2), at(3)}
-		began = time.Now()
-		if _, err := a.Dial(t.Context(), bob.ID(), 0); err == nil || time.Since(began) > DialTimeout {
-			t.Errorf("after %v: %v", time.Since(began), err)
-		}
-	})
-}
-
-func TestSilentClientsAreClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, u := newCluster(), newUnderlay()
-		bob := c.member("bob")
-		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{Circuit: echo})
-		raw := must(u.open(t.Context(), at(2)))
-		began := time.Now()
-		io.Copy(io.Discard, raw)
-		if took := time.Since(began); took != HandshakeTimeout {
-			t.Errorf("closed after %v", took)
-		}
-	})
-}
-
-// from gives a pipe the address of a TCP connection.
-type from struct {
-	net.Conn
-	addr *net.TCPAddr
-}
-
-func (f from) RemoteAddr() net.Addr { return f.addr }
-
-func TestFloodsAreRefusedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster()
-		bob := c.member("bob")
-		u := newUnderlay()
-		queue := make(chan net.Conn)
-		serve(t, u.node(t, c.root.Public(), bob, nil), func(ctx context.Context) (net.Conn, error) {
-			select {
-			case c := <-queue:
-				return c, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}, Handlers{Circuit: echo})
-		connect := func(ip string) bool {
-			a, b := net.Pipe()
-			t.Cleanup(func() { a.Close() })
-			queue <- from{b, &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}
-			synctest.Wait()
-			a.SetReadDeadline(time.Now()) // a closed pipe says EOF, an open one times out
-			_, err := a.Read(make([]byte, 1))
-			return !errors.Is(err, io.EOF)
-		}
-		for i := range MaxHandshakesSource {
-			if !connect("2001:db8::" + string(rune('1'+i%9))) {
-				t.Fatalf("handshake %d of a source was refused", i)
-			}
-		}
-		if connect("2001:db8::ffff") {
-			t.Error("one /64 may have more than its share")
-		}
-		for i := MaxHandshakesSource; i < MaxHandshakes; i++ {
-			if !connect(net.IPv4(10, 0, 0, byte(i)).String()) {
-				t.Fatalf("handshake %d was refused", i)
-			}
-		}
-		if connect("10.0.1.1") {
-			t.Error("more handshakes than the limit")
-		}
-		time.Sleep(HandshakeTimeout) // fake time: the silent ones are closed
-		synctest.Wait()
-		if !connect("2001:db8::1") {
-			t.Error("places were not given back")
-		}
-	})
-}
-
-func TestOnePeerCannotTakeAllCircuits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, u := newCluster(), newUnderlay()
-		alice, bob := c.member("alice"), c.member("bob")
-		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{Circuit: echo})
-		a := u.node(t, c.root.Public(), alice, map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}})
-		var first *Conn
-		for i := range MaxCircuitsPeer {
-			conn, err := a.Dial(t.Context(), bob.ID(), 0)
-			if err != nil {
-				t.Fatalf("circuit %d: %v", i, err)
-			}
-			defer conn.Close()
-			if first == nil {
-				first = conn
-			}
-		}
-		if _, err := a.Dial(t.Context(), bob.ID(), 0); !errors.Is(err, ErrRefused) {
-			t.Errorf("one more: %v", err)
-		}
-		first.Close()
-		synctest.Wait()
-		conn, err := a.Dial(t.Context(), bob.ID(), 0)
-		if err != nil {
-			t.Fatalf("after one was closed: %v", err)
-		}
-		conn.Close()
-	})
-}
-
 func TestJoinersSeeTheRootAndNeedNoCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, u := newCluster(), newUnderlay()
@@ -571,21 +324,6 @@ func TestNewRefusesHalfAConfig(t *testing.T) {
 	if _, err := New(Config{Key: c.root, Root: c.root.Public()}); err == nil {
 		t.Error("made without callbacks")
 	}
-}
-
-func FuzzParseProof(f *testing.F) {
-	c := newCluster()
-	m := c.member("alice")
-	leaf := must(x509.ParseCertificate(must(present(m.Key, c.root.Public(), m.cert)).Certificate[0]))
-	for _, e := range leaf.Extensions {
-		f.Add(e.Value)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		root, cert, err := parseProof(b)
-		if err == nil && (len(root) != ed25519.PublicKeySize || cert == nil) {
-			t.Fatal("half a proof")
-		}
-	})
 }
 
 func BenchmarkDial(b *testing.B) {

@@ -85,7 +85,10 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
 	raw.SetDeadline(time.Now().Add(HandshakeTimeout))
 	left := sync.OnceFunc(func() { s.gate.leave(from) })
 	defer left()
-	t := tls.Server(raw, &tls.Config{GetConfigForClient: s.choose})
+	var cert *identity.Certificate // of the other end, when it is a member
+	t := tls.Server(raw, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		return s.choose(hello, &cert)
+	}})
 	if err := t.HandshakeContext(ctx); err != nil {
 		s.c.cfg.Log.Debug("refuse connection", "endpoint", from, "err", err)
 		return
@@ -101,7 +104,7 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
 		t.Close()
 		return
 	}
-	conn, err := s.admit(t)
+	conn, err := s.admit(t, cert)
 	left()
 	if err != nil {
 		s.c.cfg.Log.Info("refuse circuit", "endpoint", from, "err", err)
@@ -113,8 +116,9 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
 	t.Close()
 }
 
-// choose picks the settings by the protocol that the client offers.
-func (s *server) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+// choose picks the settings by the protocol that the client offers. A member's certificate is verified inside the
+// handshake, so that nothing is said to anyone without one, and left in cert.
+func (s *server) choose(hello *tls.ClientHelloInfo, cert **identity.Certificate) (*tls.Config, error) {
 	shown, err := s.c.identify()
 	if err != nil {
 		return nil, err
@@ -125,7 +129,10 @@ func (s *server) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	case slices.Contains(hello.SupportedProtos, ALPN):
 		cfg.NextProtos = []string{ALPN}
 		cfg.ClientAuth = tls.RequireAnyClientCert
-		cfg.VerifyConnection = s.c.verifyPeer
+		cfg.VerifyConnection = func(cs tls.ConnectionState) (err error) {
+			*cert, err = s.c.member(cs)
+			return err
+		}
 	case slices.Contains(hello.SupportedProtos, ALPNJoin) && s.h.Join != nil:
 		cfg.NextProtos = []string{ALPNJoin}
 	default:
@@ -135,18 +142,15 @@ func (s *server) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 }
 
 // admit reads the kind of a circuit and says the verdict.
-func (s *server) admit(t *tls.Conn) (*Conn, error) {
-	cert, err := s.c.member(t.ConnectionState())
-	if err != nil {
-		return nil, err
-	}
+func (s *server) admit(t *tls.Conn, cert *identity.Certificate) (*Conn, error) {
 	kind := make([]byte, 1)
 	if _, err := io.ReadFull(t, kind); err != nil {
 		return nil, fmt.Errorf("read kind: %w", err)
 	}
 	conn := &Conn{Conn: t, Peer: cert.ID(), Certificate: cert, Kind: kind[0]}
 	say := welcome
-	if err = s.allowed(cert); errors.Is(err, ErrRemoved) {
+	err := s.allowed(cert)
+	if errors.Is(err, ErrRemoved) {
 		say = removed
 	} else if err != nil {
 		say = refused

@@ -29,6 +29,7 @@ const (
 	CodeNoIssuer    = "no-issuer"
 	CodeRemoved     = "node-removed"
 	CodeBusy        = "busy"
+	CodeFailed      = "failed" // a member could not do its part
 	CodeVersion     = "version"
 	CodeInvalid     = "invalid" // a request or an answer that makes no sense
 )
@@ -54,7 +55,7 @@ func (e *Error) Error() string {
 // Temporary reports whether the same request may succeed later without anybody's doing.
 func (e *Error) Temporary() bool {
 	switch e.Code {
-	case CodeUnreachable, CodeNoQuorum, CodeNoIssuer, CodeBusy:
+	case CodeUnreachable, CodeNoQuorum, CodeNoIssuer, CodeBusy, CodeFailed:
 		return true
 	}
 	return false
@@ -195,6 +196,11 @@ func errNoIssuer(tried []string) *Error {
 
 func errBusy(cause string) *Error {
 	return refuse(CodeBusy, "the cluster is busy admitting other nodes", cause, "Join again in a minute.")
+}
+
+func errFailed(by string) *Error {
+	return refuse(CodeFailed, "a member of the cluster could not do its part of the join", "the log of "+by+" says why",
+		"Join again when it is repaired.")
 }
 
 func errInvalid(cause error) *Error {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,7 +59,7 @@ type node struct {
 	gone   peer.Set      // whom it knows as removed
 
 	sponsor *Sponsor
-	up      bool
+	down    atomic.Bool
 	deaf    bool // calls to it are lost
 }
 
@@ -131,12 +132,17 @@ func (n *node) step(what string) error {
 	if fault == nil {
 		return nil
 	}
-	if err := fault(n, what); err != nil {
-		n.up = false
-		return err
+	if n.down.Load() {
+		return errDown
 	}
-	return nil
+	err := fault(n, what)
+	if err != nil && err != errDiskFull {
+		n.down.Store(true)
+	}
+	return err
 }
+
+var errDiskFull = errors.New("the disk is full")
 
 var errDown = errors.New("this machine is down")
 
@@ -166,14 +172,14 @@ func (n *node) start() {
 		cfg.RootKey = func() identity.Key { return l.root }
 	}
 	n.sponsor = must(NewSponsor(cfg))
-	n.up = true
+	n.down.Store(false)
 	circuits := must(circuit.New(circuit.Config{
 		Key: n.key, Root: l.root.Public(), Log: cfg.Log,
 		Cert:      func() *identity.Certificate { c, _ := n.roster.Certificate(n.key.ID()); return c },
 		Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
 		Endpoints: func(peer.ID) []netip.AddrPort { return nil },
 	}))
-	l.listen(n.at, circuits, func() bool { return n.up }, n.sponsor)
+	l.listen(n.at, circuits, func() bool { return !n.down.Load() }, n.sponsor)
 }
 
 // listen serves each connection by a server of its own, which ends with it.
@@ -235,12 +241,12 @@ func (n *node) call(ctx context.Context, to peer.ID, method string, req []byte) 
 		if m.key.ID() != to {
 			continue
 		}
-		if !m.up || m.deaf || !n.up {
+		if m.down.Load() || m.deaf || n.down.Load() {
 			<-ctx.Done() // silence, as from a dead machine
 			return nil, ctx.Err()
 		}
 		ans, err := m.sponsor.Handlers()[method](ctx, n.key.ID(), slices.Clone(req))
-		if !m.up {
+		if m.down.Load() {
 			return nil, errDown
 		}
 		if err := n.step("after call " + method); err != nil {
@@ -256,7 +262,7 @@ func (l *lab) gossip() {
 	l.t.Helper()
 	for _, from := range l.nodes {
 		for _, to := range l.nodes {
-			if from.up && to.up {
+			if !from.down.Load() && !to.down.Load() {
 				if err := to.roster.AddRaw(from.roster.Items()...); err != nil {
 					l.t.Fatal(err)
 				}
@@ -356,6 +362,9 @@ func (r *rosterFake) AddRaw(items ...[]byte) error {
 	}
 	r.mu.Lock()
 	for _, raw := range items {
+		if _, known := r.items[string(raw)]; known {
+			continue
+		}
 		it, err := identity.Parse(raw)
 		if err == nil {
 			err = it.Verify(r.root)

@@ -159,7 +159,7 @@ func (s *Sponsor) Serve(ctx context.Context, conn *tls.Conn, from netip.AddrPort
 		var e *Error
 		if !errors.As(err, &e) {
 			log.Warn("admit node", "err", err)
-			e = errBusy("a member could not do its part; its log says why")
+			e = errFailed(s.name(s.self))
 		}
 		log.Info("refuse node", "code", e.Code, "err", e)
 		e.evidence = nil
@@ -298,9 +298,6 @@ func (s *Sponsor) forward(ctx context.Context, a *identity.Application, inv *ide
 	}
 	if best != nil {
 		return nil, best
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
 	}
 	return nil, errNoIssuer(tried)
 }

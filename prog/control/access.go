@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 )
 
@@ -40,24 +39,43 @@ func judge(c caller, group int64) access {
 type accessKey struct{}
 
 // withAccess marks a connection's context, once, when it is accepted: credentials cannot change afterwards.
-func withAccess(ctx context.Context, conn net.Conn, group int64) context.Context {
-	have := accessNone
-	if u, ok := conn.(*net.UnixConn); ok {
-		if c, err := callerOf(u); err == nil {
-			have = judge(c, group)
-		}
-	}
-	return context.WithValue(ctx, accessKey{}, have)
+func withAccess(ctx context.Context, a access) context.Context {
+	return context.WithValue(ctx, accessKey{}, a)
 }
 
-// allow returns the refusal, nil when the caller may do what need says. Without a mark nothing is allowed.
+// accessOf reads the mark. Without one nothing is allowed.
+func accessOf(ctx context.Context) access {
+	a, _ := ctx.Value(accessKey{}).(access)
+	return a
+}
+
+// allow returns the refusal, nil when the caller may do what need says.
 func allow(ctx context.Context, need access, group string) error {
-	have, _ := ctx.Value(accessKey{}).(access)
-	switch {
+	switch have := accessOf(ctx); {
 	case have >= need:
 		return nil
 	case have == accessRead:
 		return &Error{Code: Denied, Message: fmt.Sprintf("only root may do that; members of group %s may look", group)}
 	}
 	return &Error{Code: Denied, Message: fmt.Sprintf("only root and members of group %s may talk to weft", group)}
+}
+
+// quota bounds how much goes on at once, apart for those who may change things and for all others, so that no member of
+// the group can keep root out.
+type quota struct{ change, other chan struct{} }
+
+func newQuota(n int) quota { return quota{make(chan struct{}, n), make(chan struct{}, n)} }
+
+// take returns what gives the place back; false: there is none.
+func (q quota) take(a access) (release func(), ok bool) {
+	slots := q.other
+	if a == accessChange {
+		slots = q.change
+	}
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, true
+	default:
+		return nil, false
+	}
 }

@@ -33,6 +33,20 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// openDir is a folder that other users can look into.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "weft") //nolint:usetesting // what t.TempDir makes is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // as connects to path with other credentials: those of a thread that ends with the goroutine.
 func as(t *testing.T, path string, uid, gid int, groups []uint32) net.Conn {
 	t.Helper()
@@ -69,14 +83,7 @@ func TestCredentialsOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be somebody else")
 	}
-	dir, err := os.MkdirTemp("", "weft")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := openDir(t)
 	const uid, gid = 4242, 4243
 	many := make([]uint32, 100) // more than the first guess holds
 	for i := range many {
@@ -106,16 +113,16 @@ func TestCredentialsOfOthers(t *testing.T) {
 			}
 			conn := as(t, path, uid, c.gid, c.groups)
 			defer conn.Close()
-			other, err := s.listener.AcceptUnix()
+			other, err := newDoor(s.listener, 4999).Accept()
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer other.Close()
-			who, err := callerOf(other)
+			who, err := callerOf(other.(*admittedConn).Conn.(*net.UnixConn))
 			if err != nil || who.uid != uid || who.pid != os.Getpid() {
 				t.Errorf("caller is %+v, %v", who, err)
 			}
-			ctx := withAccess(t.Context(), other, 4999)
+			ctx := withAccess(t.Context(), other.(*admittedConn).access)
 			errRead, errChange := allow(ctx, accessRead, "weft"), allow(ctx, accessChange, "weft")
 			if (errRead == nil) != (c.want >= accessRead) || (errChange == nil) != (c.want >= accessChange) {
 				t.Errorf("read: %v; change: %v", errRead, errChange)
@@ -127,11 +134,52 @@ func TestCredentialsOfOthers(t *testing.T) {
 	}
 }
 
-func TestUnknownCallerMayDoNothing(t *testing.T) {
-	a, b := net.Pipe()
-	defer a.Close()
-	defer b.Close()
-	if err := allow(withAccess(t.Context(), a, 0), accessRead, "weft"); !errors.Is(err, Denied) {
+func TestWithoutMarkNothingIsAllowed(t *testing.T) {
+	if err := allow(t.Context(), accessRead, "weft"); !errors.Is(err, Denied) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestOthersCannotKeepRootOut(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be somebody else")
+	}
+	dir := openDir(t)
+	path := dir + "/s"
+	s, err := Listen(Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	d := newDoor(s.listener, -1)
+	for range maxConns {
+		conn := as(t, path, 4242, 4243, nil)
+		defer conn.Close()
+		inside, err := d.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer inside.Close()
+	}
+	late := as(t, path, 4242, 4243, nil)
+	defer late.Close()
+	root, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	inside, err := d.Accept() // turns the one before away, without waiting for anything
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	if inside.(*admittedConn).access != accessChange {
+		t.Error("root was not let in")
+	}
+	if n, err := late.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("the one too many was let in: %v", err)
 	}
 }

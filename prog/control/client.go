@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -230,11 +231,12 @@ func (c *Client) do(ctx context.Context, method string, body any, path ...string
 		}
 	}
 	// The host is not used: the dialer knows only the socket.
-	target := "http://weft/v1"
+	var target strings.Builder
+	target.WriteString("http://weft/v1")
 	for _, p := range path {
-		target += "/" + url.PathEscape(p)
+		target.WriteString("/" + url.PathEscape(p))
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}

@@ -25,17 +25,17 @@ import (
 func node() control.Status {
 	return control.Status{
 		Version: control.Version,
-		Node: control.Node{ID: "mzxw6ytbaaaabbbbccccddddee", Name: "alpha", State: control.NodeReady, Issuer: true,
-			Overlay: []netip.Addr{netip.MustParseAddr("10.32.0.1")}, UptimeS: 61},
+		Node: control.Node{
+			ID: "mzxw6ytbaaaabbbbccccddddee", Name: "alpha", State: control.NodeReady, Issuer: true,
+			Overlay: []netip.Addr{netip.MustParseAddr("10.32.0.1")}, UptimeS: 61,
+		},
 		Cluster: control.Cluster{ID: "c7q2k3mv", Pools: []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, Members: 2, Alive: 2},
-		Peers: []control.Peer{{ID: "onswg4tfaaaabbbbccccddddee", Name: "beta", State: control.PeerAlive, RTTms: 0.4,
-			Endpoint: netip.MustParseAddrPort("192.0.2.8:6783")}},
+		Peers: []control.Peer{{
+			ID: "onswg4tfaaaabbbbccccddddee", Name: "beta", State: control.PeerAlive, RTTms: 0.4,
+			Endpoint: netip.MustParseAddrPort("192.0.2.8:6783"),
+		}},
 	}
 }
-
-var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-var comparePrefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
-var compareAddrPorts = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
 
 // Two identical backends, one asked directly and one through the socket, answer the same to everything.
 func TestClientAndBackendAnswerAlike(t *testing.T) {
@@ -137,16 +137,26 @@ func TestErrorsKeepTheirWords(t *testing.T) {
 		text string
 		exit int
 	}{
-		"an error for people": {func() error { _, err := client.Status(t.Context()); return err },
-			control.NoQuorum, "no quorum (n2 is away). Start it", control.ExitFailed},
-		"an error for logs": {func() error { _, err := client.TokenList(t.Context()); return err },
-			control.Failed, "open store: permission denied", control.ExitFailed},
-		"a peer out of reach is not a daemon out of reach": {func() error { _, err := client.IPRing(t.Context()); return err },
-			control.Failed, "no peer answered", control.ExitFailed},
-		"a deadline": {func() error { _, err := client.IssuerList(t.Context()); return err },
-			control.Timeout, "it took too long (context deadline exceeded)", control.ExitFailed},
-		"a code of a newer daemon": {func() error { _, err := client.PeerList(t.Context()); return err },
-			"from-the-future", "something new", control.ExitFailed},
+		"an error for people": {
+			func() error { _, err := client.Status(t.Context()); return err },
+			control.NoQuorum, "no quorum (n2 is away). Start it", control.ExitFailed,
+		},
+		"an error for logs": {
+			func() error { _, err := client.TokenList(t.Context()); return err },
+			control.Failed, "open store: permission denied", control.ExitFailed,
+		},
+		"a peer out of reach is not a daemon out of reach": {
+			func() error { _, err := client.IPRing(t.Context()); return err },
+			control.Failed, "no peer answered", control.ExitFailed,
+		},
+		"a deadline": {
+			func() error { _, err := client.IssuerList(t.Context()); return err },
+			control.Timeout, "it took too long (context deadline exceeded)", control.ExitFailed,
+		},
+		"a code of a newer daemon": {
+			func() error { _, err := client.PeerList(t.Context()); return err },
+			"from-the-future", "something new", control.ExitFailed,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := c.do()
@@ -243,7 +253,7 @@ func TestPingStreams(t *testing.T) {
 	})
 	t.Run("until the callback fails", func(t *testing.T) {
 		enough := errors.New("enough")
-		if err := client.Ping(t.Context(), control.PingRequest{Peer: "beta"}, func(control.PingReply) error { return enough }); err != enough {
+		if err := client.Ping(t.Context(), control.PingRequest{Peer: "beta"}, func(control.PingReply) error { return enough }); !errors.Is(err, enough) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -298,7 +308,7 @@ func serve(t *testing.T, b control.Backend) (path string) {
 
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "weft")
+	dir, err := os.MkdirTemp("", "weft") //nolint:usetesting // t.TempDir holds the test's name: too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

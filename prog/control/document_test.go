@@ -94,10 +94,12 @@ func lacks(want, got any, at string) []string {
 
 // replies are all documents that a daemon sends.
 func replies() []any {
-	return []any{new(control.Status), new(control.InitReply), new(control.JoinReply), new(control.LeaveReply),
+	return []any{
+		new(control.Status), new(control.InitReply), new(control.JoinReply), new(control.LeaveReply),
 		new(control.TokenReply), new(control.Tokens), new(control.AttachReply), new(control.DetachReply), new(control.Peers),
 		new(control.PeerDetail), new(control.Issuers), new(control.Claims), new(control.Ring), new(control.PingReply),
-		new(control.Doctor), new(control.Report)}
+		new(control.Doctor), new(control.Report),
+	}
 }
 
 func TestEmptyDocumentsHoldNoNull(t *testing.T) {

@@ -35,7 +35,7 @@ type handler struct {
 	backend Backend
 	group   string
 	log     *slog.Logger
-	slots   chan struct{} // one per request at work
+	quota   quota // of requests at work
 }
 
 // route is one line of the API.
@@ -50,7 +50,7 @@ type route struct {
 type serveFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request) error
 
 func newHandler(b Backend, group string, log *slog.Logger) http.Handler {
-	h := &handler{backend: b, group: group, log: log, slots: make(chan struct{}, maxRequests)}
+	h := &handler{backend: b, group: group, log: log, quota: newQuota(maxRequests)}
 	mux := http.NewServeMux()
 	for _, r := range []route{
 		{"GET /v1/status", accessRead, readTimeout, reads(b.Status)},
@@ -66,11 +66,13 @@ func newHandler(b Backend, group string, log *slog.Logger) http.Handler {
 		{"POST /v1/attach", accessChange, changeTimeout, changes(b.Attach)},
 		{"POST /v1/detach", accessChange, changeTimeout, changes(b.Detach)},
 		{"GET /v1/peers", accessRead, readTimeout, reads(b.PeerList)},
-		{"GET /v1/peers/{name}", accessRead, readTimeout,
+		{
+			"GET /v1/peers/{name}", accessRead, readTimeout,
 			func(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 				v, err := b.PeerShow(ctx, r.PathValue("name"))
 				return answer(w, v, err)
-			}},
+			},
+		},
 		{"GET /v1/issuers", accessRead, readTimeout, reads(b.IssuerList)},
 		{"PUT /v1/issuers/{name}", accessChange, changeTimeout, named(b.IssuerAdd)},
 		{"DELETE /v1/issuers/{name}", accessChange, changeTimeout, named(b.IssuerRemove)},
@@ -100,21 +102,24 @@ func (h *handler) route(rt route) http.Handler {
 			refuse(w, err)
 			return
 		}
-		select {
-		case h.slots <- struct{}{}:
-			defer func() { <-h.slots }()
-		default:
-			refuse(w, &Error{Code: Busy, Message: "the daemon is busy", Cause: fmt.Sprintf("%d requests at work", maxRequests),
-				Hint: "Try again in a moment"})
+		release, ok := h.quota.take(accessOf(r.Context()))
+		if !ok {
+			refuse(w, &Error{
+				Code: Busy, Message: "the daemon is busy", Cause: fmt.Sprintf("%d requests at work", maxRequests),
+				Hint: "Try again in a moment",
+			})
 			return
 		}
+		defer release()
 		ctx, cancel := context.WithTimeout(r.Context(), rt.timeout)
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
 				h.log.Error("request panicked", "route", rt.pattern, "panic", p, "stack", string(debug.Stack()))
-				refuse(w, &Error{Code: Failed, Message: "the daemon made a mistake over this request",
-					Hint: "Its log says where. Please report it with the output of: weft report"})
+				refuse(w, &Error{
+					Code: Failed, Message: "the daemon made a mistake over this request",
+					Hint: "Its log says where. Please report it with the output of: weft report",
+				})
 			}
 		}()
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

@@ -18,8 +18,8 @@ import (
 
 // Limits of the server. Everything a caller can make grow is bounded.
 const (
-	maxConns    = 128      // open connections; further ones wait in the kernel's queue
-	maxRequests = 64       // at work at once; further ones are refused with Busy
+	maxConns    = 128      // open connections of those who may change things, and as many of all others
+	maxRequests = 64       // at work at once, likewise; further ones are refused with Busy
 	maxBody     = 64 << 10 // bytes of a request
 	maxHeader   = 16 << 10
 
@@ -61,21 +61,16 @@ func Listen(cfg Config) (*Server, error) {
 	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o755); err != nil {
 		return nil, socketError(cfg.Path, err)
 	}
-	// The lock decides, not the socket file: of two daemons that find a stale file at the same moment, one gets it.
-	held, err := os.OpenFile(lockPath(cfg.Path), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, socketError(cfg.Path, err)
-	}
-	s := &Server{cfg: cfg, gid: groupID(cfg.Group), lock: held}
+	s := &Server{cfg: cfg, gid: groupID(cfg.Group)}
 	if err := s.listen(); err != nil {
-		held.Close()
-		return nil, err
+		return nil, errors.Join(err, s.unlock())
 	}
 	return s, nil
 }
 
 func (s *Server) listen() error {
-	mine, err := lock(s.lock)
+	// The lock decides, not the socket file: of two daemons that find a stale socket at the same moment, one gets it.
+	mine, err := s.takeLock()
 	if err != nil {
 		return socketError(s.cfg.Path, err)
 	}
@@ -113,6 +108,33 @@ func (s *Server) listen() error {
 	return nil
 }
 
+// lockTries is how often a lock file may vanish under us because its owner ends just then.
+const lockTries = 10
+
+// takeLock opens and locks the lock file. Its owner removes it at the end, so what was locked may be a file that is no
+// longer there, which keeps nobody out: only the one that has the name counts.
+func (s *Server) takeLock() (bool, error) {
+	for range lockTries {
+		f, err := os.OpenFile(lockPath(s.cfg.Path), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return false, err
+		}
+		mine, err := lock(f)
+		if err != nil || !mine {
+			f.Close()
+			return false, err
+		}
+		locked, err1 := f.Stat()
+		named, err2 := os.Stat(lockPath(s.cfg.Path))
+		if err1 == nil && err2 == nil && os.SameFile(locked, named) {
+			s.lock = f
+			return true, nil
+		}
+		f.Close()
+	}
+	return false, nil
+}
+
 // Serve answers until ctx ends, then lets answers that are on their way out and removes the socket. It is called once.
 func (s *Server) Serve(ctx context.Context) error {
 	// Requests outlive ctx by the grace: the answer to "stop" is one of them.
@@ -127,10 +149,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if l, ok := c.(*limitedConn); ok {
-				c = l.Conn
+			if admitted, ok := c.(*admittedConn); ok {
+				return withAccess(ctx, admitted.access)
 			}
-			return withAccess(ctx, c, s.gid)
+			return ctx
 		},
 	}
 	var stopping sync.WaitGroup
@@ -147,7 +169,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(&limitedListener{Listener: s.listener, slots: make(chan struct{}, maxConns)})
+	err := srv.Serve(newDoor(s.listener, s.gid))
 	close(ended)
 	stopping.Wait()
 	if !errors.Is(err, http.ErrServerClosed) {
@@ -161,16 +183,29 @@ func (s *Server) Serve(ctx context.Context) error {
 func (s *Server) Close() error {
 	var err error
 	s.close.Do(func() {
-		err = s.listener.Close() // also removes the file, while the lock still keeps others from making theirs
+		err = s.listener.Close() // also removes the socket, while the lock still keeps others from making theirs
 		if errors.Is(err, net.ErrClosed) {
 			err = nil
 		}
-		s.lock.Close()
+		err = errors.Join(err, s.unlock())
 	})
 	return err
 }
 
-// Serve is Listen and then Server.Serve, for callers that need nothing in between.
+// unlock removes the lock file and then lets the lock go, in this order: see takeLock.
+func (s *Server) unlock() error {
+	if s.lock == nil {
+		return nil
+	}
+	err := os.Remove(lockPath(s.cfg.Path))
+	if errors.Is(err, fs.ErrNotExist) { // somebody has tidied up
+		err = nil
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+// Serve is Listen, Server.Serve and Close, for callers that have nothing to do before, between and after: a daemon that
+// has more to stop calls them one by one, or Client.Gone returns too early.
 func Serve(ctx context.Context, cfg Config) error {
 	s, err := Listen(cfg)
 	if err != nil {
@@ -230,36 +265,4 @@ func cause(err error) string {
 		}
 		err = next
 	}
-}
-
-// limitedListener keeps the number of open connections bounded.
-type limitedListener struct {
-	net.Listener
-	slots chan struct{}
-}
-
-// Accept holds a slot before it accepts; those who wait do so in the kernel's queue, which is short.
-func (l *limitedListener) Accept() (net.Conn, error) {
-	// A full table cannot block for long: idle connections end after idleTimeout, requests at their deadline. When
-	// the server shuts down it closes the connections, which frees slots, and the listener, which fails Accept.
-	l.slots <- struct{}{}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: c, slots: l.slots}, nil
-}
-
-type limitedConn struct {
-	net.Conn
-	slots chan struct{}
-	once  sync.Once
-}
-
-// Close frees the slot.
-func (c *limitedConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() { <-c.slots })
-	return err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"weft/prog/control"
@@ -116,7 +117,38 @@ func TestListen(t *testing.T) {
 			(<-won).Close()
 		}
 	})
-	t.Run("takes the socket away when it ends", func(t *testing.T) {
+	t.Run("daemons that come and go: never two at once", func(t *testing.T) {
+		path := filepath.Join(shortDir(t), "s")
+		var wg sync.WaitGroup
+		var inside, wins atomic.Int32
+		for range 8 {
+			wg.Go(func() {
+				for range 50 {
+					s, err := control.Listen(control.Config{Path: path})
+					if errors.Is(err, control.Conflict) {
+						continue
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if inside.Add(1) != 1 {
+						t.Error("two at once")
+					}
+					wins.Add(1)
+					inside.Add(-1)
+					if err := s.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if wins.Load() == 0 {
+			t.Error("nobody ever got it")
+		}
+	})
+	t.Run("leaves nothing behind when it ends", func(t *testing.T) {
 		path := filepath.Join(shortDir(t), "s")
 		stop, err := controltest.Serve(path, controltest.New(node()))
 		if err != nil {
@@ -125,8 +157,8 @@ func TestListen(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("it is still there: %v", err)
+		if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
 		}
 		listen(t, control.Config{Path: path})
 	})
@@ -135,10 +167,12 @@ func TestListen(t *testing.T) {
 // post sends bytes that Client would not.
 func post(t *testing.T, path, method, url, body string) (int, string) {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+	c := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}}}
+		},
+	}}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://weft"+url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)

@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 
+	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/host"
 	"weft/router/sleeve"
+	"weft/router/vxlan"
 )
 
 // drivers lists the transports of this build, best first. A pair of nodes uses the first that both can and may use.
-func drivers(h *host.Host, link *wirelink) []router.Driver {
+func drivers(h *host.Host, link *wirelink, self peer.ID) []router.Driver {
 	return []router.Driver{
+		vxlan.Driver(h, self),
 		sleeve.Driver(link, host.ProbeTUN),
 	}
 }

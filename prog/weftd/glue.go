@@ -33,6 +33,10 @@ type glue struct {
 	peers  []wire.Peer
 	local  []netip.Prefix
 	inputs router.Input
+
+	linksMu sync.Mutex
+	heard   map[peer.ID]netip.AddrPort // where the wire hears each peer
+	up      peer.Set
 }
 
 // glueEvery is how often the state is looked at without a call: the machine's own addresses change silently.
@@ -105,7 +109,7 @@ func (n *node) pushPeers(ctx context.Context) error {
 			continue
 		}
 		peers = append(peers, wire.Peer{
-			ID: p.ID, NoisePublic: p.Noise, Endpoints: n.endpointsOf(p.ID), Secrets: n.pairs.secrets(p.ID),
+			ID: p.ID, NoisePublic: p.Noise, Endpoints: n.toldEndpoints(p.ID), Secrets: n.pairs.secrets(p.ID),
 		})
 	}
 	if n.glue.peers != nil && reflect.DeepEqual(peers, n.glue.peers) {
@@ -133,12 +137,7 @@ func (n *node) pushLocal(ctx context.Context) error {
 
 // pushRouter gives the router its input.
 func (n *node) pushRouter(ctx context.Context, u underlay) {
-	heard := map[peer.ID]netip.AddrPort{}
-	if links, err := n.link.Links(ctx); err == nil {
-		for _, l := range links {
-			heard[l.Peer] = l.Endpoint
-		}
-	}
+	heard := n.lookAtLinks(ctx)
 	blocks := n.ring.Blocks()
 	in := router.Input{
 		Self:          n.key.ID(),
@@ -174,6 +173,39 @@ func (n *node) pushRouter(ctx context.Context, u underlay) {
 	}
 	n.glue.inputs = in
 	n.router.Update(in)
+}
+
+// lookAtLinks asks the wire where peers are heard. A path that came up is a good moment for what goes over streams.
+func (n *node) lookAtLinks(ctx context.Context) map[peer.ID]netip.AddrPort {
+	links, err := n.link.Links(ctx)
+	if err != nil {
+		return nil
+	}
+	heard, up := map[peer.ID]netip.AddrPort{}, peer.Set{}
+	for _, l := range links {
+		heard[l.Peer] = l.Endpoint
+		if l.Up {
+			up.Add(l.Peer)
+		}
+	}
+	n.glue.linksMu.Lock()
+	before := n.glue.up
+	n.glue.heard, n.glue.up = heard, up
+	n.glue.linksMu.Unlock()
+	for id := range up {
+		if !before.Has(id) {
+			n.mesh.Hint(id)
+			n.pairs.hurry(id)
+		}
+	}
+	return heard
+}
+
+// heardAt is where the wire hears a peer; the weft port has one number for UDP and TCP.
+func (n *node) heardAt(id peer.ID) netip.AddrPort {
+	n.glue.linksMu.Lock()
+	defer n.glue.linksMu.Unlock()
+	return n.glue.heard[id]
 }
 
 // ports lists the ports of weft on this machine that pods must not reach.
@@ -212,19 +244,39 @@ func (n *node) describe(r mesh.Record, u underlay) mesh.Record {
 	return r
 }
 
-// transports lists what works here, as far as it is known.
+// transports lists what works here and is allowed. It is never less than what was found at the start while the router has
+// not looked yet: others would take the tunnels down.
 func (n *node) transports() []string {
 	var names []string
-	if n.router == nil {
-		return names
+	if n.router == nil || len(n.router.Status().Transports) == 0 {
+		return n.found
 	}
 	for _, t := range n.router.Status().Transports {
-		if t.Available && (len(n.cfg.Transports) == 0 || slices.Contains(n.cfg.Transports, t.Name)) {
+		if t.Available && n.allowed(t.Name) {
 			names = append(names, t.Name)
 		}
 	}
 	return names
 }
+
+func (n *node) allowed(transport string) bool {
+	return len(n.cfg.Transports) == 0 || slices.Contains(n.cfg.Transports, transport)
+}
+
+// findTransports asks the machine before anybody is told anything.
+func (n *node) findTransports() error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
+	defer cancel()
+	for _, d := range drivers(n.host, n.link, n.key.ID()) {
+		if n.allowed(d.Name) && d.Probe(ctx) == nil {
+			n.found = append(n.found, d.Name)
+		}
+	}
+	return nil
+}
+
+// probeTime is for asking the machine what it can do.
+const probeTime = 5 * time.Second
 
 // addresses lists a claim's addresses, IPv4 first.
 func addresses(c ipam.Claim) []netip.Addr {

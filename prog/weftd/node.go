@@ -40,6 +40,7 @@ type node struct {
 	name    string
 	pools   []netip.Prefix // both families
 	started time.Time
+	found   []string // transports that work here, as far as was seen at the start
 
 	link     *wirelink
 	circuits *circuit.Circuits
@@ -69,7 +70,7 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 		return nil, err
 	}
 	n.glue.init()
-	for _, build := range []func() error{n.buildLink, n.buildMesh, n.buildRing, n.buildRouter, n.buildSponsor} {
+	for _, build := range []func() error{n.buildLink, n.findTransports, n.buildMesh, n.buildRing, n.buildRouter, n.buildSponsor} {
 		if err := build(); err != nil {
 			return nil, err
 		}
@@ -178,7 +179,7 @@ func (n *node) buildRouter() error {
 	var err error
 	n.router, err = router.New(router.Config{
 		Host:    n.host,
-		Drivers: drivers(n.host, n.link),
+		Drivers: drivers(n.host, n.link, n.key.ID()),
 		Log:     n.log,
 		Undo:    n.state.file(fileUndo),
 	})
@@ -312,8 +313,17 @@ func (n *node) publicKey(id peer.ID) (ed25519.PublicKey, bool) {
 	return c.Public(), true
 }
 
-// endpointsOf lists where a member may be dialled: its own word, or where it was when this node joined.
+// endpointsOf lists where a member may be dialled: by its own word, and where the wire hears it.
 func (n *node) endpointsOf(id peer.ID) []netip.AddrPort {
+	all := n.toldEndpoints(id)
+	if at := n.heardAt(id); at.IsValid() && !slices.Contains(all, at) {
+		all = append(all, at)
+	}
+	return all
+}
+
+// toldEndpoints are a member's own word, and where it was when this node joined.
+func (n *node) toldEndpoints(id peer.ID) []netip.AddrPort {
 	var all []netip.AddrPort
 	if info, ok := n.mesh.Peer(id); ok {
 		all = info.Endpoints

@@ -185,6 +185,7 @@ func (l *wirelink) SetPeers(ctx context.Context, peers []wire.Peer) error {
 	if peers == nil {
 		peers = []wire.Peer{}
 	}
+	l.log.Debug("tell wire", "what", "peers", "count", len(peers))
 	return l.tell(ctx, func() { l.peers = peers },
 		func(ctx context.Context, c *wire.Client) error { return c.SetPeers(ctx, peers) })
 }
@@ -194,6 +195,7 @@ func (l *wirelink) SetTunnels(ctx context.Context, tunnels []router.Tunnel) erro
 	if tunnels == nil {
 		tunnels = []router.Tunnel{}
 	}
+	l.log.Debug("tell wire", "what", "tunnels", "count", len(tunnels))
 	return l.tell(ctx, func() { l.tunnels = tunnels },
 		func(ctx context.Context, c *wire.Client) error { return c.SetTunnels(ctx, tunnels) })
 }
@@ -203,6 +205,7 @@ func (l *wirelink) SetLocal(ctx context.Context, local []netip.Prefix) error {
 	if local == nil {
 		local = []netip.Prefix{}
 	}
+	l.log.Debug("tell wire", "what", "local", "count", len(local))
 	return l.tell(ctx, func() { l.local = local },
 		func(ctx context.Context, c *wire.Client) error { return c.SetLocal(ctx, local) })
 }

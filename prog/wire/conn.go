@@ -11,8 +11,9 @@ import (
 
 // Limits of one connection.
 const (
-	maxOut       = 256       // frames that wait to be written, other than datagrams
-	batchBytes   = 64 << 10  // of datagrams in one write
+	maxOut       = 256      // frames that wait to be written, other than datagrams
+	batchBytes   = 64 << 10 // of datagrams in one write
+	readBuffer   = 32 << 10
 	keepBuffer   = 256 << 10 // a larger read buffer is given back once empty
 	writeTimeout = 5 * time.Second
 )
@@ -50,7 +51,7 @@ type outFrame struct {
 func newConn(u *net.UnixConn, bulk *queue) *conn {
 	return &conn{
 		unix: u, bulk: bulk, limit: maxGreeting,
-		buf: make([]byte, 4<<10), oob: make([]byte, rightsSpace(maxFiles)),
+		buf: make([]byte, readBuffer), oob: make([]byte, rightsSpace(maxFiles)),
 		done: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
@@ -100,22 +101,25 @@ func (c *conn) claim(h header) (frame, error) {
 
 // fill reads once, with room for need bytes from c.r on. The buffer grows as bytes arrive, not as a header claims.
 func (c *conn) fill(need int) error {
-	switch {
-	case c.r == c.w && len(c.fds) > 0:
-		return fmt.Errorf("%w: descriptors without a frame", errFrame)
-	case c.r == c.w && len(c.buf) > keepBuffer:
-		c.buf, c.r, c.w = make([]byte, 4<<10), 0, 0
-	case c.r == c.w:
-		c.r, c.w = 0, 0
-	case c.w == len(c.buf):
-		size := len(c.buf)
-		if need > size-c.r && c.r < size/2 {
-			size *= 2
+	if c.r == c.w {
+		if len(c.fds) > 0 {
+			return fmt.Errorf("%w: descriptors without a frame", errFrame)
 		}
-		bigger := make([]byte, size)
-		n := copy(bigger, c.buf[c.r:c.w])
+		if len(c.buf) > keepBuffer {
+			c.buf = make([]byte, readBuffer)
+		}
+		c.r, c.w = 0, 0
+	}
+	if c.w == len(c.buf) && c.r > 0 {
+		n := copy(c.buf, c.buf[c.r:])
+		clear(c.buf[n:])
+		c.r, c.w = 0, n
+	}
+	if c.w == len(c.buf) { // a frame begins at 0 and needs more
+		bigger := make([]byte, min(2*len(c.buf), need))
+		copy(bigger, c.buf)
 		clear(c.buf)
-		c.buf, c.r, c.w = bigger, 0, n
+		c.buf = bigger
 	}
 	c.used = c.r
 	n, oobn, flags, _, err := c.unix.ReadMsgUnix(c.buf[c.w:], c.oob)

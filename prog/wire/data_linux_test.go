@@ -248,37 +248,41 @@ func namespacePair(t *testing.T) (a, b *station, ha, hb *netlab.Host) {
 		s *station
 		h *netlab.Host
 	}{{a, ha}, {b, hb}} {
-		err := x.h.Do(func() error {
-			if err := x.s.listen(x.h.Addr4()); err != nil {
-				return err
-			}
-			q, err := openTUN("weft-sl")
-			if err != nil {
-				return err
-			}
-			t.Cleanup(func() { q.Close() })
-			x.s.queues = []*os.File{q}
-			x.s.tun = TUN{Name: "weft-sl", Offload: sleeve.Offload{Vnet: true, TSO: true}}
-			return nil
-		})
-		if err != nil {
+		if err := x.h.Do(func() error { return x.s.listen(x.h.Addr4()) }); err != nil {
 			t.Fatal(err)
 		}
-		for _, args := range [][]string{
-			{"address", "add", x.s.inner().String() + "/32", "dev", "weft-sl"},
-			{"link", "set", "weft-sl", "mtu", "1400", "up"},
-			{"route", "add", "10.32.0.0/16", "dev", "weft-sl", "src", x.s.inner().String()},
-		} {
-			if _, err := x.h.Exec("ip", args...); err != nil {
-				t.Fatal(err)
-			}
-		}
+		x.s.device(x.h)
 	}
 	a.attach()
 	b.attach()
 	a.waitUp(5 * time.Second)
 	b.waitUp(5 * time.Second)
 	return a, b, ha, hb
+}
+
+// device makes the TUN device of the station.
+func (s *station) device(h *netlab.Host) {
+	s.t.Helper()
+	var q *os.File
+	err := h.Do(func() (err error) {
+		q, err = openTUN("weft-sl")
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { q.Close() })
+	s.queues = []*os.File{q}
+	s.tun = TUN{Name: "weft-sl", Offload: sleeve.Offload{Vnet: true, TSO: true}}
+	for _, args := range [][]string{
+		{"address", "add", s.inner().String() + "/32", "dev", "weft-sl"},
+		{"link", "set", "weft-sl", "mtu", "1400", "txqueuelen", "10000", "up"},
+		{"route", "add", "10.32.0.0/16", "dev", "weft-sl", "src", s.inner().String()},
+	} {
+		if _, err := h.Exec("ip", args...); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 // inner is the first address of the station's block.
@@ -300,6 +304,52 @@ func TestTwoNamespacesPingThroughTheirWires(t *testing.T) {
 	}
 }
 
+func TestADeletedDeviceIsNotHeldAndANewOneIsTaken(t *testing.T) {
+	a, b, ha, _ := namespacePair(t)
+	if held := a.c.Hello().Held; held.Queues != 0 {
+		t.Fatalf("a wire that was just started holds %+v", held)
+	}
+	a.attach()
+	if held := a.c.Hello().Held; held.TUN != a.tun || held.Queues != 1 || len(held.UDP) != 1 || held.UDP[0] != a.at {
+		t.Fatalf("held %+v", held)
+	}
+	if _, err := ha.Exec("ip", "link", "delete", "weft-sl"); err != nil {
+		t.Fatal(err)
+	}
+	again := mustEnsure(t, a.o)
+	if held := again.Hello().Held; held.Queues != 0 || held.TUN.Name != "" {
+		t.Errorf("holds a deleted device: %+v", held)
+	}
+	a.c, a.queues = again, nil
+	a.device(ha)
+	a.attach()
+	a.waitUp(2 * time.Second)
+	if _, err := ha.Ping(t.Context(), b.inner()); err != nil {
+		t.Errorf("through the new device: %v", err)
+	}
+}
+
+func TestPingsAreBackAfterAWireWasKilled(t *testing.T) {
+	a, b, ha, _ := namespacePair(t)
+	began := time.Now()
+	if err := unix.Kill(a.c.Hello().PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitDone(t, a.c, ErrLost)
+	a.attach()
+	eventually(t, "a ping is answered", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := ha.Ping(ctx, b.inner())
+		return err == nil
+	})
+	took := time.Since(began)
+	t.Logf("back after %v", took)
+	if took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 func nsOf(t *testing.T, pid int) string {
 	t.Helper()
 	s, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -315,6 +365,18 @@ func flood(t *testing.T, from, to *netlab.Host, src, dst netip.Addr) (stop func(
 	t.Helper()
 	in, err := to.ListenPacket("udp4", netip.AddrPortFrom(dst, 9000).String())
 	if err != nil {
+		t.Fatal(err)
+	}
+	// Queues deep enough that a loaded test machine alone loses nothing.
+	raw, err := in.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+	})
+	if err := errors.Join(err, optErr); err != nil {
 		t.Fatal(err)
 	}
 	var out net.Conn
@@ -405,6 +467,10 @@ func TestNoPacketIsLostWhenControllersAreKilledAndTakeOver(t *testing.T) {
 	t.Logf("%d sent, %d lost", sent, lost)
 	if lost != 0 || sent < 1000 {
 		t.Errorf("%d of %d packets were lost", lost, sent)
+		for _, s := range []*station{a, b} {
+			stats, err := s.c.Stats(t.Context())
+			t.Logf("%+v, %v", stats, err)
+		}
 	}
 	if after := a.handshakes(); after != before {
 		t.Errorf("sessions were made anew: %d handshakes, %d before", after, before)

@@ -18,6 +18,8 @@
 //
 // One weftd is attached at a time: a newer one displaces the older. When it goes away, by intent or not, nothing
 // happens to the data plane. When the wire goes away Done fires, and Ensure starts another, which makes fresh sessions.
+// A wire that was root cannot remove its socket, for want of rights in that folder: a stale one stays until a client
+// stops the wire, or the next one starts. Beside it lies a lock, held by whoever starts a wire, as <socket>.lock.
 //
 // # Frames
 //
@@ -25,8 +27,8 @@
 //
 //	0               4       5       6       8              12
 //	+---------------+-------+-------+-------+---------------+--------------------+
-//	| length of     | major | files | kind  | id            | body               |
-//	| body (uint32) | uint8 | uint8 | uint16| uint32        | TLV of crypto/tlv  |
+//	| length of     |version| files | kind  | id            | body               |
+//	| body (uint32) | uint8 | uint8 | uint16| uint32        | fields, crypto/tlv |
 //	+---------------+-------+-------+-------+---------------+--------------------+
 //
 // Files is the number of descriptors that travel with the first byte of the frame (SCM_RIGHTS). Id is chosen by weftd
@@ -56,4 +58,10 @@
 // Kinds and tags are only ever added. An unknown kind is answered "unsupported" by the wire and ignored by weftd, an
 // unknown tag is ignored, so that either side may be the newer one within a major version. Hello and stop never change:
 // across majors weftd can still ask a wire to make room.
+//
+// # Trust
+//
+// The socket is for root, and for the uid that started the wire, by SO_PEERCRED. Whoever steers it can send and receive
+// as this node, so frames are checked to keep a confused weftd from doing harm, not an enemy. What the network can reach
+// here is the engine's datagrams, and the accept of TCP connections.
 package wire

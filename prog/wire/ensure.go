@@ -57,7 +57,7 @@ func ensure(ctx context.Context, o Options) (*Client, error) {
 		return nil, fmt.Errorf("attach to the wire behind %s: %w", o.Socket, err)
 	case errors.Is(err, errIncompatible), errors.Is(err, errSilent):
 		o.Log.Warn("replaced a wire", "reason", err.Error())
-	case !absent(err):
+	case !absent(err) && !errors.Is(err, ErrLost): // lost: it was about to end; start sees to it
 		return nil, fmt.Errorf("attach to the wire behind %s: %w", o.Socket, err)
 	}
 	return start(ctx, o, o.Socket)
@@ -172,8 +172,18 @@ func absent(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// removeSocket removes a socket that nobody listens on.
+// removeSocket removes a socket that nobody listens on, and nothing else.
 func removeSocket(path string) error {
+	st, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if st.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("remove %s: it is no socket", path)
+	}
 	c, err := net.Dial("unix", path)
 	if err == nil {
 		c.Close()

@@ -25,6 +25,9 @@ type ServerOptions struct {
 // Main runs the wire until ctx ends, SIGTERM arrives, or its controller stops it. It gives up all privileges of the
 // process for good, so nothing else can run beside it.
 func Main(ctx context.Context, o ServerOptions) error {
+	if err := forbidGain(); err != nil { // first: it may start over
+		return err
+	}
 	if o.Log == nil {
 		o.Log = slog.New(newLimiter(slog.NewTextHandler(newLogFile(os.Stderr), nil)))
 	}

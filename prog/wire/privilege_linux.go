@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -22,9 +23,6 @@ const nobody = 65534
 func dropPrivileges() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("forbid core files: %w", err)
-	}
-	if err := forbidGain(); err != nil {
-		return err
 	}
 	if os.Geteuid() == 0 {
 		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
@@ -54,17 +52,28 @@ func dropPrivileges() error {
 	return checkThreads()
 }
 
-// forbidGain sets no_new_privs on every thread.
+// forbidGain sets no_new_privs on every thread. A program linked with cgo cannot reach its other threads; unless it was
+// started that way (see startChild), it sets the flag on one thread and executes itself anew from there.
 func forbidGain() error {
 	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
 	if errno == 0 {
 		return nil
 	}
-	// A program linked with cgo cannot reach its other threads; it may have been started that way (see startChild).
-	if on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); errno == unix.ENOTSUP && err == nil && on == 1 {
-		return nil
+	if errno != unix.ENOTSUP {
+		return fmt.Errorf("forbid gaining privileges: %w", errno)
 	}
-	return fmt.Errorf("forbid gaining privileges: %w", errno)
+	if on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err != nil || on == 1 {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid gaining privileges: %w", err)
+	}
+	if err := unix.Exec("/proc/self/exe", os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("execute myself without the right to gain privileges: %w", err)
+	}
+	return nil
 }
 
 // checkThreads reads from /proc what every thread still may.

@@ -3,3 +3,5 @@
 package wire
 
 func dropPrivileges() error { return errPlatform }
+
+func forbidGain() error { return errPlatform }

@@ -141,7 +141,7 @@ func (w *wanted) setUDP(fds []int) (changed bool, err error) {
 		return false, nil
 	}
 	if err := w.s.engine.SetUDP(conns); err != nil {
-		closeFDs(fds)
+		drop()
 		return false, fmt.Errorf("take sockets: %w", err)
 	}
 	closeFDs(w.udp)
@@ -197,24 +197,27 @@ func (w *wanted) setTUN(body []byte, fds []int) (changed bool, err error) {
 		closeFDs(fds)
 		return false, nil
 	}
-	queues := make([]*os.File, 0, len(fds))
+	var queues []*os.File
+	drop := func() {
+		closeFDs(fds)
+		for _, q := range queues {
+			q.Close()
+		}
+	}
 	for _, fd := range fds {
-		var f *os.File
+		var q *os.File
 		own, err := duplicateFD(fd)
 		if err == nil {
-			f, err = pollable(own, tun.Name)
+			q, err = pollable(own, tun.Name)
 		}
 		if err != nil {
-			for _, q := range queues {
-				q.Close()
-			}
-			closeFDs(fds)
+			drop()
 			return false, fmt.Errorf("take queues of %s: %w", tun.Name, err)
 		}
-		queues = append(queues, f)
+		queues = append(queues, q)
 	}
 	if err := w.s.engine.SetTUN(queues, tun.Offload); err != nil {
-		closeFDs(fds)
+		drop()
 		return false, fmt.Errorf("take queues of %s: %w", tun.Name, err)
 	}
 	closeFDs(w.tun)

@@ -123,3 +123,23 @@ func TestIntervalSetsFollowAnySequence(t *testing.T) {
 		}
 	})
 }
+
+// A node of a cluster of a thousand reads and compares this every 30 s, and once per pod.
+func BenchmarkFilterThousandPeers(b *testing.B) {
+	h := hosttest.NewNS(b).Host()
+	var blocks, nodes []string
+	for i := range 1000 {
+		blocks = append(blocks, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(32 + i>>6), byte(i << 2), 0}), 22).String())
+		nodes = append(nodes, netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}).String()+" . 6783")
+	}
+	rs := host.Ruleset{Sets: []host.FilterSet{{Name: "peers4", Type: "ipv4_addr", Interval: true, Elements: blocks},
+		{Name: "nodes4", Type: "ipv4_addr . inet_service", Elements: nodes}}}
+	if _, err := h.Filter(b.Context(), rs); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if n, err := h.Filter(b.Context(), rs); n != 0 || err != nil {
+			b.Fatal(n, err)
+		}
+	}
+}

@@ -39,6 +39,7 @@ func (*Host) Snapshot(context.Context, []string) (*Snapshot, error)         { re
 func (*Host) Neighbours(context.Context, string) ([]Neighbour, error)       { return nil, errOther }
 func (*Host) OpenTUN(string, int, bool) ([]*os.File, Offload, error)        { return nil, Offload{}, errOther }
 func (*Host) Underlay(context.Context, []netip.Prefix) ([]Interface, error) { return nil, errOther }
+func (*Host) Link(context.Context, string) (Link, bool, error)              { return Link{}, false, errOther }
 func ProbeVeth(context.Context) error                                       { return errOther }
 func ProbeVXLAN(context.Context) error                                      { return errOther }
 func ProbeTUN(context.Context) error                                        { return errOther }

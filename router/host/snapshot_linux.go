@@ -79,6 +79,21 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*Snapshot, error
 	})
 }
 
+// Link finds one device by name; ok is false when there is none.
+func (h *Host) Link(ctx context.Context, name string) (l Link, ok bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return Link{}, false, err
+	}
+	found, err := h.nl.LinkByName(name)
+	if gone(err) {
+		return Link{}, false, nil
+	}
+	if err != nil {
+		return Link{}, false, fmt.Errorf("find link %s: %w", name, err)
+	}
+	return toLink(found), true, nil
+}
+
 // families lists what dumps may be asked for. A kernel without IPv6 answers an IPv6 dump with one of all families.
 func (h *Host) families() []int {
 	if h.kernelIPv6() {

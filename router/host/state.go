@@ -220,6 +220,10 @@ type Event struct {
 	Name string // of the link, where there is one
 }
 
+// MaxSuperPacket bounds what a TUN device hands over at once, in bytes, so that its segments with their headers and seals
+// still fit into one sending call of 65,507.
+const MaxSuperPacket = 60_000
+
 // Offload says what a TUN device lets the kernel leave undone.
 type Offload struct {
 	VnetHdr bool   // each packet carries a virtio-net header of 10 bytes

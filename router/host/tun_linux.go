@@ -8,14 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const tunPath = "/dev/net/tun"
+const (
+	tunPath     = "/dev/net/tun"
+	tunQueueLen = 1000 // packets; the kernel's own 500 drop bursts
+)
 
 // MaxTUNQueues is the most queues that a device may have here; the kernel allows 256.
 const MaxTUNQueues = 16
 
 // OpenTUN makes the TUN device name, or takes over one that a former process left: it is persistent, so it and the routes
 // over it outlive their holder, and packets to it are dropped while nobody holds it. One file per queue is returned; each
-// is non-blocking, so it may be given to the runtime's poller or to another process.
+// is non-blocking, so it may be given to the runtime's poller or to another process. A former holder that is still there
+// keeps its queues and gets a share of the packets: end it first.
 //
 // With super set the kernel is asked to hand over super-packets. What it grants is in Offload; without the virtio-net
 // header nothing else is on. A device with another header than wanted, or another number of queues, cannot be changed
@@ -41,10 +45,35 @@ func (h *Host) OpenTUN(name string, queues int, super bool) (files []*os.File, o
 		}
 		return err
 	})
+	if err == nil {
+		err = h.tuneTUN(name, off)
+	}
 	if err != nil {
+		for _, f := range files {
+			_ = f.Close()
+		}
 		return nil, Offload{}, fmt.Errorf("open tun %s: %w", name, explainTUN(err))
 	}
 	return files, off, nil
+}
+
+// tuneTUN gives the device a queue for bursts and a bound for super-packets.
+func (h *Host) tuneTUN(name string, off Offload) error {
+	l, err := h.nl.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if l.Attrs().TxQLen != tunQueueLen {
+		if err := h.nl.LinkSetTxQLen(l, tunQueueLen); err != nil {
+			return fmt.Errorf("set queue length: %w", err)
+		}
+	}
+	if off.TSO && l.Attrs().GSOMaxSize != MaxSuperPacket {
+		if err := h.nl.LinkSetGSOMaxSize(l, MaxSuperPacket); err != nil {
+			return fmt.Errorf("bound super-packets: %w", err)
+		}
+	}
+	return nil
 }
 
 func (h *Host) removeTUN(name string) error {

@@ -150,6 +150,9 @@ func (p *plugging) setUp() error {
 			}
 		}
 	}
+	if err := p.forgetAddresses(inPod); err != nil {
+		return err
+	}
 	for _, f := range []struct{ addr, gateway, source netip.Addr }{
 		{p.v.V4, Gateway4, p.v.Source4}, {p.v.V6, Gateway6, p.v.Source6},
 	} {
@@ -158,6 +161,23 @@ func (p *plugging) setUp() error {
 		}
 		if err := p.family(onHost, inPod, f.addr, f.gateway, f.source); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// forgetAddresses removes what an earlier attachment under another address left.
+func (p *plugging) forgetAddresses(inPod netlink.Link) error {
+	addrs, err := p.pod.AddrList(inPod, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list the pod's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if now, ok := toPrefix(a.IPNet); !ok || now.Addr() == p.v.V4 || now.Addr() == p.v.V6 || !now.Addr().IsGlobalUnicast() {
+			continue
+		}
+		if err := p.pod.AddrDel(inPod, &a); err != nil && !gone(err) {
+			return fmt.Errorf("take %s from the pod: %w", a.IPNet, err)
 		}
 	}
 	return nil

@@ -10,6 +10,6 @@ const (
 
 func putSendOOB([]byte, bool, int, uint8) []byte   { return nil }
 func parseRecvOOB([]byte) (segment int, tos uint8) { return 0, 0 }
-func refusesSegments(error) bool                   { return false }
+func refusesSegments(error) (again, always bool)   { return false, false }
 func tooBig(error) bool                            { return false }
 func deviceGone(error) bool                        { return false }

@@ -23,7 +23,7 @@ type Wire interface {
 // Driver makes the sleeve's transport over a running wire. Probe says whether this machine can have the TUN device.
 func Driver(wire Wire, probe func(context.Context) error) router.Driver {
 	return router.Driver{
-		Name: Name, Device: Device, Overhead4: Overhead4, Overhead6: Overhead6, Sealed: true,
+		Name: Name, Device: Device, Overhead4: Overhead4, Overhead6: Overhead6, Sealed: true, Checks: true,
 		Probe: probe,
 		Open:  func(context.Context) (router.Transport, error) { return &transport{wire: wire}, nil },
 	}

@@ -52,7 +52,7 @@ type Peer struct {
 	ID          peer.ID
 	NoisePublic [32]byte         // X25519
 	Endpoints   []netip.AddrPort // candidates, best first
-	Secrets     []psk.Secret     // newest first, at most MaxSecrets are used
+	Secrets     []psk.Secret     // newest first, at most MaxSecrets are used; none: those that are known stay
 }
 
 // MaxSecrets is the number of pair secrets that a peer may have at a time: the new one and the one that it replaces.

@@ -152,11 +152,11 @@ func (in *inbound) packet(r *remote, k *keys, lane uint8, m meta, b []byte, tos 
 	if (m.kind&flagTCP != 0 && o.TSO || m.kind&flagUDP != 0 && o.USO) && o.Vnet && in.join.first(k, lane, m, p) {
 		return
 	}
-	in.alone(r, m, p)
+	in.alone(r, lane, m, p)
 }
 
 // alone writes one packet.
-func (in *inbound) alone(r *remote, m meta, p packet) {
+func (in *inbound) alone(r *remote, lane uint8, m meta, p packet) {
 	out := in.one[:vnetSize+len(p.b)]
 	copy(out[vnetSize:], p.b)
 	p.b = out[vnetSize:]
@@ -174,11 +174,11 @@ func (in *inbound) alone(r *remote, m meta, p packet) {
 		}
 	}
 	if !in.tun.offload.Vnet {
-		in.write(r, out[vnetSize:])
+		in.write(r, lane, out[vnetSize:])
 		return
 	}
 	v.put(out)
-	in.write(r, out)
+	in.write(r, lane, out)
 }
 
 // flush writes what was joined.
@@ -186,12 +186,18 @@ func (in *inbound) flush() {
 	if in.join.segs == 0 {
 		return
 	}
-	r := in.join.k.owner
-	in.write(r, in.join.finish())
+	r, lane := in.join.k.owner, in.join.lane
+	in.write(r, lane, in.join.finish())
 }
 
-func (in *inbound) write(r *remote, b []byte) {
-	if _, err := in.tun.queues[0].Write(b); err != nil {
+// write hands a packet to the kernel by the queue of its lane: the kernel then sends the flow's other direction through
+// the same queue.
+func (in *inbound) write(r *remote, lane uint8, b []byte) {
+	queue := 0
+	if lane != controlLane {
+		queue = int(lane-1) % len(in.tun.queues)
+	}
+	if _, err := in.tun.queues[queue].Write(b); err != nil {
 		r.drops.add(dropTUN, 1)
 	}
 }

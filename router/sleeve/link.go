@@ -107,13 +107,16 @@ func (l *link) configure(p Peer, now time.Time) {
 	p.Endpoints = slices.Clone(p.Endpoints[:min(len(p.Endpoints), maxCandidates)])
 	p.Secrets = slices.Clone(p.Secrets[:min(len(p.Secrets), MaxSecrets)])
 	p.Secrets = slices.DeleteFunc(p.Secrets, psk.Secret.IsZero)
+	if len(p.Secrets) == 0 { // a daemon that has just started knows none yet; removing a peer takes them all
+		p.Secrets = l.peer.Secrets
+	}
 	if l.current == nil && (!slices.Equal(p.Endpoints, l.peer.Endpoints) || len(l.peer.Secrets) == 0) {
 		l.tries, l.retryAt = 0, now // news: no reason to wait any longer
 		if l.second {
 			l.retryAt = now.Add(courtesy)
 		}
 	}
-	l.peer, l.key = p, p.NoisePublic
+	l.peer = p
 }
 
 // rekey asks for a handshake beside the running session.

@@ -119,18 +119,6 @@ func (h *host) tunnel() router.Tunnel {
 	return router.Tunnel{Peer: h.id, Blocks: []netip.Prefix{h.block(), h.block6()}, MTU: 1420}
 }
 
-// secretOf is a pair secret that the tests agree about.
-func secretOf(t testing.TB, name string) psk.Secret {
-	t.Helper()
-	b := make([]byte, psk.Size)
-	copy(b, name)
-	s, err := psk.Parse(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // mesh tells every host of every other.
 func mesh(t testing.TB, hosts ...*host) {
 	t.Helper()
@@ -306,12 +294,11 @@ func validSums(b []byte) error {
 	if !ok {
 		return fmt.Errorf("not a packet: %x", b)
 	}
-	addrs := b[8:40:40]
-	if !p.v6 {
-		if slow(b[:20]) != 0xffff {
-			return fmt.Errorf("bad IPv4 header checksum: %x", b[:20])
-		}
-		addrs = b[12:20:20]
+	addrs := b[12:20]
+	if p.v6 {
+		addrs = b[8:40]
+	} else if slow(b[:20]) != 0xffff {
+		return fmt.Errorf("bad IPv4 header checksum: %x", b[:20])
 	}
 	n := len(b) - p.l4
 	if slow(addrs, []byte{byte(n >> 8), byte(n), 0, p.proto}, b[p.l4:]) != 0xffff {

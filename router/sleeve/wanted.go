@@ -64,7 +64,8 @@ func (e *Engine) SetIdentity(id Identity) error {
 }
 
 // SetPeers makes the peers exactly these. The sessions of a peer that is missing, or whose NoisePublic changed, end at
-// once. A changed list of secrets is used from the next handshake on.
+// once. A changed list of secrets is used from the next handshake on, and what is no longer in it never again; an empty
+// list changes nothing.
 func (e *Engine) SetPeers(peers []Peer) error {
 	ids, keys := make(map[peer.ID]bool, len(peers)), make(map[[noise.KeySize]byte]bool, len(peers))
 	for _, p := range peers {

@@ -41,11 +41,13 @@ const (
 	owner = "vx"
 	// priorityIn is before fragments are put together.
 	priorityIn = -450
+	// priorityAdmit is after the router's own chain, which refuses pods.
+	priorityAdmit = 10
 )
 
 // Host is what the transport needs of the machine. *host.Host is the real one.
 type Host interface {
-	Snapshot(ctx context.Context, sysctls []string) (*host.Snapshot, error)
+	Link(ctx context.Context, name string) (host.Link, bool, error)
 	Neighbours(ctx context.Context, link string) ([]host.Neighbour, error)
 	Apply(ctx context.Context, changes []host.Change) error
 	Filter(ctx context.Context, want host.Ruleset) (int, error)
@@ -134,13 +136,12 @@ func (t *transport) Apply(ctx context.Context, want []router.Tunnel) error {
 
 // device makes the device, unless it is there as it should be.
 func (t *transport) device(ctx context.Context) error {
-	s, err := t.host.Snapshot(ctx, nil)
+	now, exists, err := t.host.Link(ctx, Device)
 	if err != nil {
 		return err
 	}
 	mac := MAC(t.self).String()
 	var changes []host.Change
-	now, exists := s.Link(Device)
 	if exists && (now.VXLAN == nil || *now.VXLAN != host.VXLAN{VNI: vni, Port: Port} || now.MAC != mac) {
 		changes = append(changes, host.Change{Op: host.Delete, Link: &host.Link{Name: Device}})
 		exists = false
@@ -215,7 +216,7 @@ func rules(want []router.Tunnel) host.Ruleset {
 			{Name: "vx.src6", Type: "ether_addr . ipv6_addr", Interval: true, Elements: src6},
 		},
 		Chains: []host.Chain{
-			{Name: "vx.admit", Hook: host.Input, Priority: -10, Rules: []string{
+			{Name: "vx.admit", Hook: host.Input, Priority: priorityAdmit, Rules: []string{
 				`udp dport ` + port + ` ip saddr != @vx.from counter drop comment "vxlan-stranger"`,
 				`meta nfproto ipv6 udp dport ` + port + ` counter drop comment "vxlan-stranger"`,
 			}},
@@ -234,11 +235,10 @@ func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
 	if len(t.tunnels) == 0 {
 		return nil, nil
 	}
-	s, err := t.host.Snapshot(ctx, nil)
+	now, exists, err := t.host.Link(ctx, Device)
 	if err != nil {
 		return nil, err
 	}
-	now, exists := s.Link(Device)
 	reason := ""
 	if !exists || !now.Up {
 		reason = "the device " + Device + " is missing or down"

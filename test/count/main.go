@@ -94,7 +94,7 @@ func total(file string, w io.Writer) (code int, err error) {
 	if err != nil {
 		return 2, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	var all tally
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 16<<20)

@@ -37,7 +37,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	s := &screen{out: os.Stdout, tty: term.IsTerminal(int(os.Stdout.Fd()))}
-	if err := run(ctx, s, options{weft: *weft, probe: *probe, keep: *keep, clean: *clean, stream: *stream}); err != nil {
+	if err := run(ctx, s, options{name: labName, weft: *weft, probe: *probe, keep: *keep, clean: *clean, stream: *stream}); err != nil {
 		if ctx.Err() != nil {
 			err = errors.New("interrupted; everything was taken down")
 		}
@@ -47,6 +47,7 @@ func main() {
 }
 
 type options struct {
+	name        string // of the lab
 	weft, probe string
 	keep, clean bool
 	stream      time.Duration
@@ -61,7 +62,7 @@ func run(ctx context.Context, s *screen, o options) (err error) {
 		return fmt.Errorf("network namespaces need root. Type:\n\n    sudo env \"PATH=$PATH\" make %s", target)
 	}
 	if o.clean {
-		return cleanUp(s)
+		return cleanUp(s, o.name)
 	}
 	if o.weft, err = program(o.weft, "make build"); err != nil {
 		return err
@@ -75,7 +76,7 @@ func run(ctx context.Context, s *screen, o options) (err error) {
 	if err := netlab.Sweep(); err != nil { // of one that was killed
 		return err
 	}
-	switch stands, held := netlab.Find(labName); {
+	switch stands, held := netlab.Find(o.name); {
 	case held:
 		return errors.New("another demo is running on this machine")
 	case stands:
@@ -88,7 +89,7 @@ func run(ctx context.Context, s *screen, o options) (err error) {
 		}
 	}
 
-	lab, err := netlab.Open(netlab.Options{Name: labName})
+	lab, err := netlab.Open(netlab.Options{Name: o.name})
 	if err != nil {
 		return err
 	}
@@ -128,8 +129,8 @@ func program(path, hint string) (string, error) {
 	return abs, nil
 }
 
-func cleanUp(s *screen) error {
-	found, err := netlab.Remove(labName)
+func cleanUp(s *screen, name string) error {
+	found, err := netlab.Remove(name)
 	switch {
 	case err != nil:
 		return err

@@ -24,6 +24,18 @@ func (d *demo) ends() (pods, hosts []end) {
 	return pods, hosts
 }
 
+// overlay is what must not be seen on a cable: the pools and, whatever they are said to be, every address in use.
+func (d *demo) overlay() []netip.Prefix {
+	pods, hosts := d.ends()
+	out := slices.Clone(d.pools)
+	for _, e := range append(pods, hosts...) {
+		for _, a := range e.addrs {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return out
+}
+
 // warmUp waits until each pod has heard from each other once: how long that takes is shown, what follows is counted.
 func (d *demo) warmUp(ctx context.Context) (string, error) {
 	pods, _ := d.ends()

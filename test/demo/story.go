@@ -49,7 +49,7 @@ func (d *demo) play(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.watch = d.lab.CaptureAll(netlab.CaptureOptions{Match: netlab.Cleartext(d.pools...), Keep: 16})
+	d.watch = d.lab.CaptureAll(netlab.CaptureOptions{Match: netlab.Cleartext(d.overlay()...), Keep: 16})
 	err = d.chapter(ctx,
 		step{"first packets between all pods", d.warmUp},
 		step{"every pod and host pings every other, IPv4 and IPv6", d.pings},

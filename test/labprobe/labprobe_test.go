@@ -31,7 +31,7 @@ func freePort(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // only its number is wanted
+	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }
 
@@ -114,7 +114,7 @@ func TestFloodOverUDP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // the test is over
+	defer c.Close()
 	go func() {
 		buf := make([]byte, 2048)
 		for n := 0; ; n++ {

@@ -60,7 +60,7 @@ func pour(ctx context.Context, target string, end time.Time) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close() //nolint:errcheck // the sink's count was read
+	defer c.Close()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	_ = c.SetDeadline(end.Add(patience))
 	block := make([]byte, 256<<10)

@@ -76,7 +76,7 @@ func serveHTTP(ctx context.Context, port int, page string) error {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		_, _ = fmt.Fprintf(w, "%s, visitor from %s\n", page, host)
 	})}
-	defer srv.Close() //nolint:errcheck // the program ends
+	defer srv.Close()
 	return srv.Serve(l)
 }
 
@@ -96,7 +96,7 @@ func serveSink(ctx context.Context, port int) error {
 		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 		wg.Go(func() {
 			defer stop()
-			defer c.Close() //nolint:errcheck // the count was the last word
+			defer c.Close()
 			n, _ := io.CopyBuffer(io.Discard, struct{ io.Reader }{c}, make([]byte, 256<<10))
 			_, _ = fmt.Fprintln(c, n)
 		})
@@ -180,7 +180,7 @@ func getOne(ctx context.Context, client *http.Client, url string) page {
 		p.Error = err.Error()
 		return p
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	if err != nil {
 		p.Error = err.Error()

@@ -3,8 +3,12 @@ package netlab_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -199,4 +203,53 @@ func FuzzCleartext(f *testing.F) {
 		p.Datagrams()
 		_ = p.String()
 	})
+}
+
+// The kernel's own VXLAN, with whatever offloads it uses, is seen through.
+func TestCleartextSeesThroughVXLANOfTheKernel(t *testing.T) {
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip("needs iproute2")
+	}
+	lab := netlab.New(t)
+	s := netlab.ThreeSites(lab)
+	for i, h := range []*netlab.Host{s.A, s.B} {
+		other := []*netlab.Host{s.B, s.A}[i]
+		for _, args := range [][]string{
+			{"link", "add", "vx", "type", "vxlan", "id", "42", "dstport", "6785", "local", h.Addr4().String(), "remote", other.Addr4().String()},
+			{"link", "set", "vx", "up"},
+			{"addr", "add", fmt.Sprintf("10.32.0.%d/24", i+1), "dev", "vx"},
+		} {
+			if out, err := h.Exec("ip", args...); err != nil {
+				t.Skipf("needs VXLAN in the kernel: %v %s", err, out)
+			}
+		}
+	}
+	watch := s.LinkB.Capture(netlab.CaptureOptions{Match: netlab.Cleartext(overlay), Keep: 1 << 16})
+	l, err := s.B.Listen("tcp4", "10.32.0.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.Close()
+		}
+	}()
+	c, err := s.A.Dial(within(t), "tcp4", "10.32.0.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = c.Write(make([]byte, 1<<20))
+	_ = c.(*net.TCPConn).CloseWrite()
+	_, _ = io.Copy(io.Discard, c)
+	_ = c.Close()
+	watch.Stop()
+	if err := watch.Err(); err != nil {
+		t.Error(err)
+	}
+	// Everything but ARP and neighbour discovery of the cable itself carries a pod's packet.
+	if watch.Count() < 20 || watch.Seen()-watch.Count() > 20 {
+		t.Errorf("saw through %d of %d packets", watch.Count(), watch.Seen())
+	}
 }

@@ -20,7 +20,7 @@ const tableName = "netlab"
 // Drop says which packets are lost. Empty fields match everything.
 //
 // On routers and switches the sender learns nothing of it, as with real loss. A packet here is what the kernel hands on: a
-// segmentation super-packet is lost as a whole, so switch offloads off (Link.NoOffloads) where single packets count.
+// segmentation super-packet is lost as a whole, so switch offloads off (Link.SetSegmentation) where single packets count.
 type Drop struct {
 	In, Out  string         // device that it came by, or leaves by
 	From, To []netip.Prefix // any of these

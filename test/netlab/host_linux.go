@@ -41,6 +41,7 @@ type Host struct {
 
 	mu     sync.Mutex
 	addrs  []netip.Prefix
+	routes []route
 	filter *filter
 	dir    string
 	ncmd   int
@@ -141,7 +142,7 @@ func (h *Host) create() error {
 
 func (h *Host) release() {
 	if h.nl != nil {
-		h.nl.Close() //nolint:errcheck // it only closes sockets
+		h.nl.Close()
 	}
 	if h.ns != nil {
 		_ = h.ns.Close()
@@ -234,9 +235,22 @@ func (h *Host) sysctl(key, value string) error {
 	})
 }
 
+type route struct {
+	dst netip.Prefix
+	via netip.Addr
+}
+
+func (r route) add(h *Host) error {
+	return h.nl.RouteReplace(&netlink.Route{Dst: ipNet(r.dst), Gw: r.via.AsSlice()})
+}
+
 // Route sends what goes to dst through via.
 func (h *Host) Route(dst netip.Prefix, via netip.Addr) {
-	h.lab.must(h.nl.RouteReplace(&netlink.Route{Dst: ipNet(dst.Masked()), Gw: via.AsSlice()}), "route %v via %v on %s", dst, via, h.name)
+	r := route{dst.Masked(), via}
+	h.lab.must(r.add(h), "route %v via %v on %s", dst, via, h.name)
+	h.mu.Lock()
+	h.routes = append(h.routes, r)
+	h.mu.Unlock()
 }
 
 // DefaultVia sends everything of the address's family through via.

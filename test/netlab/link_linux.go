@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Port is one end of a link to be: a device name on a host and the addresses it takes.
@@ -56,6 +58,27 @@ func (k *Link) create() error {
 			return err
 		}
 	}
+	return k.waitUp()
+}
+
+// waitUp waits until the kernel has noticed the carrier at both ends, which it does a little later on its own: what is sent
+// before is lost without a word.
+func (k *Link) waitUp() error {
+	const patience, pause = 5 * time.Second, time.Millisecond
+	for _, p := range k.ports() {
+		for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
+			dev, err := p.Host.nl.LinkByName(p.Name)
+			if err != nil {
+				return fmt.Errorf("find %s on %s: %w", p.Name, p.Host.name, err)
+			}
+			if dev.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s on %s has no carrier after %v", p.Name, p.Host.name, patience)
+			}
+		}
+	}
 	return nil
 }
 
@@ -78,11 +101,7 @@ func (p Port) configure() error {
 		return fmt.Errorf("set %s up: %w", p.Name, err)
 	}
 	for _, a := range p.Addrs {
-		addr := &netlink.Addr{IPNet: ipNet(a)}
-		if a.Addr().Is6() {
-			addr.Flags = ifaNoDAD
-		}
-		if err := h.nl.AddrAdd(dev, addr); err != nil {
+		if err := h.nl.AddrAdd(dev, netlinkAddr(a)); err != nil {
 			return fmt.Errorf("add %v to %s: %w", a, p.Name, err)
 		}
 	}
@@ -92,9 +111,6 @@ func (p Port) configure() error {
 	return nil
 }
 
-// ifaNoDAD is IFA_F_NODAD: usable at once, nobody else is on the cable.
-const ifaNoDAD = 0x02
-
 // ports are both ends.
 func (k *Link) ports() []Port { return []Port{k.A, k.B} }
 
@@ -103,22 +119,57 @@ func (k *Link) String() string {
 	return k.A.Host.name + "." + k.A.Name + "-" + k.B.Host.name + "." + k.B.Name
 }
 
-// Down pulls the cable at end A; both ends lose their carrier. Routes over A are lost, as on a real machine.
+// Down pulls the cable at end A; both ends lose their carrier.
 func (k *Link) Down() { k.lab.must(k.A.set((*netlink.Handle).LinkSetDown), "set %v down", k) }
 
-// Up plugs it in again and restores the addresses of end A that the kernel drops (IPv6). Routes through a gateway are the
-// caller's to restore.
+// Up plugs it in again and restores at end A what the kernel forgot: IPv6 addresses, and the routes that were made by Route.
 func (k *Link) Up() {
-	k.lab.must(k.A.set((*netlink.Handle).LinkSetUp), "set %v up", k)
-	dev, err := k.A.Host.nl.LinkByName(k.A.Name)
-	k.lab.must(err, "set %v up", k)
-	for _, a := range k.A.Addrs {
-		addr := &netlink.Addr{IPNet: ipNet(a)}
-		if a.Addr().Is6() {
-			addr.Flags = ifaNoDAD
+	h := k.A.Host
+	k.lab.must(k.A.set(func(nl *netlink.Handle, dev netlink.Link) error {
+		if err := nl.LinkSetUp(dev); err != nil {
+			return err
 		}
-		k.lab.must(k.A.Host.nl.AddrReplace(dev, addr), "set %v up", k)
+		for _, a := range k.A.Addrs {
+			if err := nl.AddrReplace(dev, netlinkAddr(a)); err != nil {
+				return err
+			}
+		}
+		return k.waitUp()
+	}), "set %v up", k)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range h.routes {
+		_ = r.add(h) // one through another link may be down on its own account
 	}
+}
+
+// AddAddr gives the device of h another address, such as "198.18.1.9/24".
+func (h *Host) AddAddr(device, a string) {
+	p := h.Port(device, a)
+	h.lab.must(p.set(func(nl *netlink.Handle, dev netlink.Link) error { return nl.AddrReplace(dev, netlinkAddr(p.Addrs[0])) }),
+		"add %s to %s of %s", a, device, h.name)
+	h.mu.Lock()
+	h.addrs = append(h.addrs, p.Addrs...)
+	h.mu.Unlock()
+}
+
+// DelAddr takes an address away.
+func (h *Host) DelAddr(device, a string) {
+	p := h.Port(device, a)
+	h.lab.must(p.set(func(nl *netlink.Handle, dev netlink.Link) error { return nl.AddrDel(dev, netlinkAddr(p.Addrs[0])) }),
+		"remove %s from %s of %s", a, device, h.name)
+	h.mu.Lock()
+	h.addrs = slices.DeleteFunc(h.addrs, func(q netip.Prefix) bool { return q == p.Addrs[0] })
+	h.mu.Unlock()
+}
+
+// netlinkAddr is the address for the kernel; an IPv6 one is usable at once, nobody else is on the cable.
+func netlinkAddr(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
 }
 
 // SetMTU changes the MTU of both ends.

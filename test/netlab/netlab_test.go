@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"weft/test/netlab"
@@ -77,14 +78,14 @@ func TestHostsAreMachinesOfTheirOwn(t *testing.T) {
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })}
 	go func() { _ = srv.Serve(l) }()
-	defer srv.Close() //nolint:errcheck // the test is over
+	defer srv.Close()
 	client := http.Client{Transport: &http.Transport{DialContext: a.Dial}}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://10.0.0.2/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	if body, _ := io.ReadAll(resp.Body); !strings.HasPrefix(string(body), "10.0.0.1:") {
 		t.Errorf("the server saw %q", body)
 	}
@@ -252,7 +253,7 @@ func TestNATKinds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close() //nolint:errcheck // the test is over
+			defer c.Close()
 			var seen []netip.AddrPort
 			for i, s := range servers {
 				got := receive(t, s, "udp4", fmt.Sprintf("203.0.113.1%d:6783", i))
@@ -288,7 +289,7 @@ func TestHolePunchingWorksOnlyThroughEasyNAT(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close() //nolint:errcheck // the test is over
+	defer socket.Close()
 	got := receive(t, stun, "udp4", ":6783")
 	_, _ = socket.WriteTo([]byte("who am I"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(stun.Addr4(), 6783)))
 	outside := (<-got).from
@@ -332,7 +333,7 @@ func TestBlockedPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // the test is over
+	defer l.Close()
 	send := func(text string) {
 		t.Helper()
 		if err := s.A.SendUDP(netip.AddrPortFrom(s.A.Addr4(), 6783), netip.AddrPortFrom(s.B.Addr4(), 6783), []byte(text)); err != nil {
@@ -415,14 +416,76 @@ func TestMTUAndBigPacketHole(t *testing.T) {
 
 func TestLinkDownAndUp(t *testing.T) {
 	lab := netlab.New(t)
-	a, b := lab.Host("a"), lab.Host("b")
-	k := lab.Link(a.Port("eth0", "10.0.0.1/24", "fd00::1/64"), b.Port("eth0", "10.0.0.2/24", "fd00::2/64"))
-	mustPing(t, a, b.Addr6())
-	k.Down()
-	mustNotPing(t, b, a.Addr4())
-	k.Up()
-	mustPing(t, a, b.Addr4())
-	mustPing(t, b, a.Addr6())
+	s := netlab.ThreeSites(lab)
+	mustPing(t, s.A, s.B.Addr6())
+	s.LinkA.Down()
+	mustNotPing(t, s.B, s.A.Addr4())
+	s.LinkA.Up()
+	mustPing(t, s.A, s.B.Addr4())
+	mustPing(t, s.B, s.A.Addr6())
+}
+
+func TestAddressesComeAndGo(t *testing.T) {
+	lab := netlab.New(t)
+	s := netlab.ThreeSites(lab)
+	s.A.AddAddr("eth0", "198.18.1.9/24")
+	mustPing(t, s.B, netip.MustParseAddr("198.18.1.9"))
+	s.A.DelAddr("eth0", "198.18.1.2/24")
+	if a := s.A.Addr4(); a != netip.MustParseAddr("198.18.1.9") {
+		t.Errorf("the first address is %v", a)
+	}
+	mustNotPing(t, s.B, netip.MustParseAddr("198.18.1.2"))
+}
+
+// Between veths a super-packet passes whole; with segmentation off each packet fits the MTU.
+func TestSegmentation(t *testing.T) {
+	lab := netlab.New(t)
+	s := netlab.ThreeSites(lab)
+	l, err := s.B.Listen("tcp4", ":9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.Close()
+		}
+	}()
+	longest := func() (n int) {
+		t.Helper()
+		watch := s.LinkA.Capture(netlab.CaptureOptions{Match: netlab.TCP(9)})
+		c, err := s.A.Dial(within(t), "tcp4", "198.18.2.2:9")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c) // until the other side has read all and closed
+		_ = c.Close()
+		watch.Stop()
+		for _, p := range watch.Packets() {
+			n = max(n, p.Len)
+		}
+		return n
+	}
+	if n := longest(); n < 2000 {
+		t.Errorf("the longest packet has %d bytes, want super-packets", n)
+	}
+	s.LinkA.SetSegmentation(false)
+	if n := longest(); n > 1514 {
+		t.Errorf("the longest packet has %d bytes with segmentation off", n)
+	}
+	s.LinkA.SetSegmentation(true)
+	if n := longest(); n < 2000 {
+		t.Errorf("the longest packet has %d bytes, want super-packets again", n)
+	}
 }
 
 func TestCommandOutputSignalAndExit(t *testing.T) {
@@ -490,7 +553,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		s := netlab.ThreeSites(lab)
 		s.A.Pod("p")
 		// A daemon that leaves its session and parent, as a data plane does.
-		session = s.A.Command("setsid", "sh", "-c", "setsid sleep 1000 & echo started; sleep 1000")
+		session = s.A.Command("sh", "-c", "setsid sleep 1000 & echo started; sleep 1000")
 		if err := session.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -520,7 +583,7 @@ func TestMain(m *testing.M) {
 	if how := os.Getenv(victimEnv); how != "" {
 		victim(how)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // victim opens a lab, says its name, and waits to be killed or panics.
@@ -531,7 +594,7 @@ func victim(how string) {
 		os.Exit(1)
 	}
 	s := netlab.ThreeSites(lab)
-	c := s.B.Command("setsid", "sh", "-c", "setsid sleep 2000 & echo started; sleep 2000")
+	c := s.B.Command("sh", "-c", "setsid sleep 2000 & echo started; sleep 2000")
 	if how == "keep" {
 		c.Outlive()
 	}
@@ -609,7 +672,7 @@ func TestKeptLabStaysUntilRemoved(t *testing.T) {
 	if err := c.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	defer netlab.Remove(name) //nolint:errcheck // again, should the test fail early
+	defer netlab.Remove(name)
 	if err := netlab.Sweep(); err != nil {
 		t.Fatal(err)
 	}
@@ -638,7 +701,7 @@ func TestSignalTakesTheLabDown(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Process.Kill() //nolint:errcheck // it has ended unless the test failed
+	defer c.Process.Kill()
 	var name string
 	for line := ""; ; {
 		if _, err := fmt.Fscanln(out, &line, &name); err != nil && line == "" {
@@ -711,7 +774,7 @@ func TestFailureOfAProgram(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer lab.Close() //nolint:errcheck // the failure counts
+		defer lab.Close()
 		defer netlab.Recover(&err)
 		lab.Host("x")
 		lab.Host("x")

@@ -58,7 +58,7 @@ func (h *Host) ping(dst netip.Addr, deadline time.Time) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("ping %v from %s: %w", dst, h.name, err)
 	}
-	defer c.Close() //nolint:errcheck // nothing was buffered
+	defer c.Close()
 	start := time.Now()
 	token := binary.BigEndian.AppendUint64(nil, uint64(start.UnixNano()))
 	msg, err := (&icmp.Message{Type: request, Body: &icmp.Echo{ID: int(start.UnixNano()>>10) & 0xffff, Seq: 1, Data: token}}).Marshal(nil)
@@ -105,7 +105,7 @@ func (h *Host) SendIP(packet []byte) error {
 		if err != nil {
 			return fmt.Errorf("open raw socket: %w", err)
 		}
-		defer unix.Close(fd) //nolint:errcheck // nothing was buffered
+		defer unix.Close(fd)
 		var to unix.Sockaddr = &unix.SockaddrInet6{Addr: hd.Dst.As16()}
 		if hd.Dst.Is4() {
 			to = &unix.SockaddrInet4{Addr: hd.Dst.As4()}

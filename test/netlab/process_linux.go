@@ -92,7 +92,7 @@ func (c *Cmd) start() error {
 		if err != nil {
 			return err
 		}
-		defer file.Close() //nolint:errcheck // the child has its own
+		defer file.Close()
 		f.set(file)
 	}
 	l.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -120,8 +121,10 @@ func (b *Backend) Join(_ context.Context, r control.JoinRequest) (control.JoinRe
 	}
 	defer b.mu.Unlock()
 	if r.Token != Token {
-		return control.JoinReply{}, &control.Error{Code: control.Denied, Message: "this token is not valid", Cause: "its check does not match",
-			Hint: "Was it copied whole? Make a new one on a member: weft token create"}
+		return control.JoinReply{}, &control.Error{
+			Code: control.Denied, Message: "this token is not valid", Cause: "its check does not match",
+			Hint: "Was it copied whole? Make a new one on a member: weft token create",
+		}
 	}
 	reply := control.JoinReply{Version: control.Version, Existed: b.Have.Cluster.ID != ""}
 	if !reply.Existed {
@@ -202,6 +205,9 @@ func (b *Backend) Attach(_ context.Context, r control.AttachRequest) (control.At
 	if err := b.member(); err != nil {
 		return control.AttachReply{}, err
 	}
+	if r.Container == "" {
+		r.Container = path.Base(r.Netns)
+	}
 	reply := control.AttachReply{Version: control.Version, Ifname: "eth0", MTU: 1420}
 	if r.Ifname != "" {
 		reply.Ifname = r.Ifname
@@ -221,8 +227,10 @@ func (b *Backend) Attach(_ context.Context, r control.AttachRequest) (control.At
 	tail := v4.As4()
 	v6 := netip.AddrFrom16([16]byte{0xfd, 1, 12: tail[0], 13: tail[1], 14: tail[2], 15: tail[3]})
 	for _, a := range []netip.Addr{v4, v6} {
-		b.claims = append(b.claims, control.Claim{Address: a, Container: r.Container, Ifname: reply.Ifname, Netns: r.Netns,
-			Pod: r.Pod, Created: Created})
+		b.claims = append(b.claims, control.Claim{
+			Address: a, Container: r.Container, Ifname: reply.Ifname, Netns: r.Netns,
+			Pod: r.Pod, Created: Created,
+		})
 		reply.Addresses = append(reply.Addresses, a)
 	}
 	return reply, nil
@@ -368,6 +376,8 @@ func (b *Backend) Report(context.Context) (control.Report, error) {
 		return control.Report{}, err
 	}
 	defer b.mu.Unlock()
-	return control.Report{Version: control.Version, Created: Created, Build: "test", OS: "test", Status: b.Have,
-		Log: []string{"somebody typed weft up --join " + Token}}, nil
+	return control.Report{
+		Version: control.Version, Created: Created, Build: "test", OS: "test", Status: b.Have,
+		Log: []string{"somebody typed weft up --join " + Token},
+	}, nil
 }

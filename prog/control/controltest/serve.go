@@ -43,7 +43,7 @@ func Serve(path string, b *Backend) (stop func() error, err error) {
 // Start is Serve for a test, at a path of its own.
 func Start(t testing.TB, b *Backend) (path string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "weft") // t.TempDir holds the test's name, which may be too long for a socket
+	dir, err := os.MkdirTemp("", "weft") //nolint:usetesting // t.TempDir holds the test's name: too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

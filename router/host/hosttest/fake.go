@@ -130,6 +130,14 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*host.Snapshot, 
 	return s, ctx.Err()
 }
 
+// Link finds a device.
+func (h *Host) Link(ctx context.Context, name string) (host.Link, bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l, ok := h.state.Link(name)
+	return l, ok, ctx.Err()
+}
+
 // Apply carries out and records the changes.
 func (h *Host) Apply(ctx context.Context, changes []host.Change) error {
 	h.mu.Lock()

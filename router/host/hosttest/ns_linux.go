@@ -105,6 +105,10 @@ func (n *NS) Up(name string, addrs ...string) {
 		if err != nil {
 			return err
 		}
+		if name != "lo" { // a link-local address would come up at a moment of its own
+			const none = 1
+			_ = netlink.LinkSetIP6AddrGenMode(l, none)
+		}
 		if err := netlink.LinkSetUp(l); err != nil {
 			return err
 		}

@@ -1,0 +1,83 @@
+// Blast measures how many UDP packets a path carries: a source keeps so many on the way as the sink lets it, so that the
+// slowest part sets the pace and not the part that drops. It prints one JSON object.
+//
+// A packet is a run (8 bytes), a number (8), flags (1) and padding. The sink answers every ackEvery-th packet, and each that
+// asks for it, with the run, the highest number seen and how many came.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const (
+	headSize = 17
+	ackSize  = 24
+	ackEvery = 32
+	batch    = 32 // packets of one system call, at both ends
+	// sinkBuffer holds more than any window, so that the sink itself drops nothing.
+	sinkBuffer = 8 << 20
+)
+
+// flagAnswer asks for an answer at once.
+const flagAnswer = 1
+
+func main() {
+	listen := flag.String("listen", "", "be the sink at this address:port")
+	to := flag.String("to", "", "be the source, send to this address:port")
+	size := flag.Int("size", 1400, "payload bytes")
+	length := flag.Duration("for", time.Second, "how long")
+	window := flag.Int("window", 512, "packets on the way, at most")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, *listen, *to, *size, *window, *length); err != nil {
+		fmt.Fprintln(os.Stderr, "blast:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, listen, to string, size, window int, length time.Duration) error {
+	switch {
+	case listen != "":
+		a, err := net.ResolveUDPAddr("udp4", listen)
+		if err != nil {
+			return err
+		}
+		c, err := net.ListenUDP("udp4", a)
+		if err != nil {
+			return err
+		}
+		_ = c.SetReadBuffer(sinkBuffer)
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		fmt.Println("listening")
+		if err := sink(c); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	case size < headSize || window < 2*ackEvery:
+		return fmt.Errorf("want a size of at least %d and a window of at least %d", headSize, 2*ackEvery)
+	}
+	a, err := net.ResolveUDPAddr("udp4", to)
+	if err != nil {
+		return err
+	}
+	c, err := net.DialUDP("udp4", nil, a)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r, err := source(c, size, uint64(window), length)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}

@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"weft/test/netlab"
+)
+
+// The daemon is killed, started again and stopped under a flood of 1,000 packets a second: none is lost, because the wire
+// carries on and is taken over.
+func TestDaemonDiesUnderLoad(t *testing.T) {
+	s := tell(t)
+	s.form()
+	pods := s.pods()
+	s.connected(pods)
+	watch := s.watch(s.pools()...)
+
+	flood := s.flood(pods[0].Host, pods[1].Addrs[0].String(), 6*time.Second)
+	wire := s.a.Wire()
+	s.must(s.a.Kill())
+	s.must(s.a.Up())
+	s.whole()
+	s.must(s.a.Stop())
+	s.must(s.a.Up())
+	s.whole()
+	if now := s.a.Wire(); now != wire {
+		s.Errorf("the wire was process %d and is %d", wire, now)
+	}
+	if lost, text := flood(); lost != 0 {
+		s.Errorf("lost %d packets: %s", lost, text)
+	}
+	s.sealed(watch)
+}
+
+// The wire is killed: the daemon starts another, traffic is back within 2 s, and nothing went out in clear meanwhile.
+func TestWireDiesUnderLoad(t *testing.T) {
+	s := tell(t)
+	s.form()
+	pods := s.pods()
+	s.connected(pods)
+	watch := s.watch(s.pools()...)
+
+	flood := s.flood(pods[0].Host, pods[1].Addrs[0].String(), 5*time.Second)
+	s.must(s.a.KillWire(s.within(5 * time.Second)))
+	s.whole()
+	lost, text := flood()
+	if lost == 0 {
+		s.Error("nothing was lost: was the wire killed at all?")
+	}
+	if lost > 2000 {
+		s.Errorf("%d packets lost at 1,000 a second: %s", lost, text)
+	}
+	s.connected(pods)
+	s.sealed(watch)
+}
+
+// Everything is stopped, wires too, and started again in another order: every pod keeps its address.
+func TestColdStartKeepsAddresses(t *testing.T) {
+	s := tell(t)
+	s.form()
+	pods := s.pods()
+	s.connected(pods)
+	watch := s.watch(s.pools()...)
+	for _, m := range s.machines {
+		s.must(m.Kill())
+		s.must(m.KillWire(s.within(5 * time.Second)))
+	}
+	for i := range s.machines {
+		s.must(s.machines[len(s.machines)-1-i].Up())
+	}
+	s.whole()
+	for _, p := range pods {
+		before := fmt.Sprint(p.Addrs)
+		s.must(p.Attach())
+		if after := fmt.Sprint(p.Addrs); after != before {
+			s.Errorf("%s had %s and has %s", p, before, after)
+		}
+	}
+	s.connected(pods)
+	s.distinct()
+	s.sealed(watch)
+}
+
+var floodReport = regexp.MustCompile(`sent (\d+), received (\d+), lost (\d+)`)
+
+// flood sends 1,000 packets a second in the background; the function waits for its end and tells how many were lost.
+func (s *story) flood(from *netlab.Host, to string, d time.Duration) func() (lost int, report string) {
+	s.Helper()
+	c := from.Command(programs.Probe, "flood", "-rate", "1000", "-for", d.String(), to).Quiet()
+	s.must(c.Start())
+	return func() (int, string) {
+		s.Helper()
+		<-c.Done()
+		m := floodReport.FindStringSubmatch(c.Stdout())
+		if m == nil || m[1] == "0" {
+			s.Fatalf("the flood reported nothing: %q %q", c.Stdout(), c.Stderr())
+		}
+		lost, err := strconv.Atoi(m[3])
+		s.must(err)
+		return lost, c.Stdout()
+	}
+}
