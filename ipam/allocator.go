@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/ipam/ring"
@@ -51,6 +52,7 @@ type Allocator struct {
 	calls    chan func()   // work for Run's goroutine
 	stopping chan struct{} // closed when Run accepts no more of it
 	asks     chan struct{} // tells the asker that space may be short; capacity 1
+	asking   atomic.Bool   // the asker is at work on it
 
 	// Only Run's goroutine uses these.
 	waiting  []*waiter
@@ -245,12 +247,12 @@ func (a *Allocator) settle() {
 	}
 	a.settleHost()
 	a.tryWaiting()
-	if a.short() {
+	if !a.asking.Load() && a.short() {
 		a.poke()
 	}
 }
 
-// poke wakes the asker.
+// poke tells the asker that there is need for space, or new hope of it.
 func (a *Allocator) poke() {
 	select {
 	case a.asks <- struct{}{}:

@@ -3,6 +3,8 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -23,10 +25,9 @@ var _ Store = (*Bolt)(nil)
 func OpenBolt(path string) (*Bolt, error) {
 	var db *bbolt.DB
 	err := guard(path, func() (err error) {
-		// The list of free pages is rebuilt on opening; not writing it makes a commit smaller.
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-			Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-		})
+		// The list of free pages stays on disk (NoFreelistSync would save a page per commit): to rebuild it, bbolt walks
+		// all pages in a goroutine of its own, where a damaged page ends the process and no guard can help.
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 		return err
 	})
 	switch {
@@ -34,10 +35,24 @@ func OpenBolt(path string) (*Bolt, error) {
 		return nil, fmt.Errorf("another weftd uses %s. Stop it, or give this one a --state of its own", path)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, damaged(path, err)
+	case errors.Is(err, ErrDamaged):
+		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("open address store: %w", err)
 	}
+	// bbolt syncs the file, but not its name.
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("open address store: %w", err), db.Close())
+	}
 	return &Bolt{db: db}, nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Load yields every entry, tables that this build does not know included.

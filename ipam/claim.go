@@ -87,6 +87,7 @@ func (a *Allocator) Claim(ctx context.Context, req Request) (Claim, error) {
 			return
 		}
 		a.waiting = append(a.waiting, w)
+		a.poke()
 	})
 	if err == nil {
 		select {

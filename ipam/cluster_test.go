@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,9 +44,9 @@ type node struct {
 	key    identity.Key
 	disk   *memory
 	side   int // of the partition
-	joined bool
-	voter  bool
 	strict bool
+	joined atomic.Bool
+	mute   atomic.Bool // a member without a vote
 
 	mu    sync.Mutex // guards alloc
 	alloc *Allocator // nil while the machine is down
@@ -64,9 +65,9 @@ func newCluster(t testing.TB, members int, prefix string, atomBits int) *cluster
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.nodes = append(c.nodes, &node{
-			c: c, index: i, name: fmt.Sprintf("n%d", i+1), key: key, disk: newMemory(), joined: true, voter: true,
-		})
+		n := &node{c: c, index: i, name: fmt.Sprintf("n%d", i+1), key: key, disk: newMemory()}
+		n.joined.Store(true)
+		c.nodes = append(c.nodes, n)
 	}
 	u, err := ring.NewUniverse([32]byte{7}, c.nodes[0].key.ID(),
 		[]ring.Pool{{Prefix: netip.MustParsePrefix(prefix), AtomBits: atomBits}})
@@ -101,7 +102,7 @@ func (c *cluster) latency() time.Duration {
 // start starts all machines that are down and have joined.
 func (c *cluster) start() {
 	for _, n := range c.nodes {
-		if n.joined && n.up() == nil {
+		if n.joined.Load() && n.up() == nil {
 			n.start()
 		}
 	}
@@ -130,7 +131,8 @@ func (c *cluster) gossip(ctx context.Context) {
 				continue
 			}
 			if !bytes.Equal(a.Digest(), b.Digest()) {
-				if err := a.Merge(b.Snapshot()); err != nil && !errors.Is(err, ErrStopped) && !errors.Is(err, errCrashed) {
+				if err := a.Merge(b.Snapshot()); err != nil && !errors.Is(err, ErrStopped) &&
+					!errors.Is(err, errCrashed) && !errors.Is(err, errFull) {
 					c.t.Errorf("%s merges the ring of %s: %v", n.name, m.name, err)
 				}
 			}
@@ -174,7 +176,7 @@ func (n *node) config() Config {
 		Log: slog.New(slog.NewTextHandler(testWriter{n}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Keys: func(id peer.ID) (ed25519.PublicKey, bool) {
 			m := n.c.find(id)
-			if m == nil || !m.joined {
+			if m == nil || !m.joined.Load() {
 				return nil, false
 			}
 			return m.key.Public(), true
@@ -206,7 +208,7 @@ func (n *node) start() {
 	n.disk.onCrash = cancel
 	go func() {
 		defer close(stopped)
-		if err := a.Run(ctx); err != nil && !errors.Is(err, errCrashed) {
+		if err := a.Run(ctx); err != nil && !errors.Is(err, errCrashed) && !errors.Is(err, errFull) {
 			n.c.t.Errorf("%s: run: %v", n.name, err)
 		}
 		n.mu.Lock()
@@ -261,7 +263,7 @@ func (n *node) Changed() {}
 func (n *node) Peers() []peer.Info {
 	var infos []peer.Info
 	for _, m := range n.c.nodes {
-		if m == n || !m.joined {
+		if m == n || !m.joined.Load() {
 			continue
 		}
 		state := peer.Alive
@@ -276,7 +278,7 @@ func (n *node) Peers() []peer.Info {
 func (n *node) Voters() []peer.Voter {
 	var voters []peer.Voter
 	for _, m := range n.c.nodes {
-		if m.joined && m.voter {
+		if m.joined.Load() && !m.mute.Load() {
 			voters = append(voters, peer.Voter{ID: m.key.ID(), JoinSeq: uint64(m.index)})
 		}
 	}

@@ -16,28 +16,35 @@ const (
 	parallel     = 8               // calls under way at once
 	confirmFirst = 500 * time.Millisecond
 	confirmLast  = 10 * time.Second
+	announceLast = 10 * time.Minute
 
 	stoppedHint = ". It gives no more addresses; join again under a new identity: weft leave --purge"
 )
 
-// confirm asks the voters, until a quorum of them has answered since this start. Each hears which start this is and
-// remembers it durably; from each comes its ring, so that whatever this node has forgotten or missed is known before it
-// writes. A quorum of all voters that any of the answers names is needed, for this node's list may be old.
+// confirm tells all voters of this start and hears what they know, until each has answered. Each remembers durably which
+// start it is, and its ring brings whatever this node has forgotten or missed. A quorum of answers confirms; the others
+// are asked nevertheless, for each may be the one who knows that this node's disk was set back.
 func (a *Allocator) confirm(ctx context.Context) {
-	for pause := confirmFirst; ; pause = min(2*pause, confirmLast) {
-		waits, done := a.quorum(ctx)
-		if done || ctx.Err() != nil {
+	for pause := confirmFirst; ; {
+		waits, enough := a.awaited(ctx)
+		if ctx.Err() != nil || enough && len(waits) == 0 {
 			return
 		}
-		a.forEach(ctx, waits, func(ctx context.Context, id peer.ID) { a.sync(ctx, id) })
-		if _, done = a.quorum(ctx); done {
-			return
+		a.forEach(ctx, waits, func(ctx context.Context, id peer.ID) {
+			if a.sync(ctx, id) {
+				a.awaited(ctx)
+			}
+		})
+		limit := confirmLast
+		if enough {
+			limit = announceLast
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
+		pause = min(2*pause, limit)
 	}
 }
 
@@ -61,21 +68,21 @@ func (a *Allocator) forEach(ctx context.Context, ids []peer.ID, f func(ctx conte
 	}
 }
 
-// quorum lists the voters that are still waited for. It is done when a quorum has answered, and then confirms.
-func (a *Allocator) quorum(ctx context.Context) (waits []peer.ID, done bool) {
+// awaited lists the voters that have not answered yet. Enough of them have when the others are a quorum, which confirms,
+// or when nothing more can come of it.
+func (a *Allocator) awaited(ctx context.Context) (waits []peer.ID, enough bool) {
 	voters, answered, stopped := a.hearing()
 	if stopped {
 		return nil, true
-	}
-	if peer.Quorum(voters, answered) {
-		return nil, a.do(ctx, a.confirmed) == nil
 	}
 	for _, v := range voters {
 		if !answered.Has(v.ID) {
 			waits = append(waits, v.ID)
 		}
 	}
-	return waits, false
+	// A quorum of all voters that any answer names is needed, for this node's own list may be old.
+	enough = peer.Quorum(voters, answered) && a.do(ctx, a.confirmed) == nil
+	return waits, enough
 }
 
 // hearing is who has to answer after a start and who has: all voters in this node's view and in those that came with
@@ -135,27 +142,27 @@ func (a *Allocator) doubt() {
 // serves reports whether addresses may be given.
 func (a *Allocator) serves() bool { return a.phase == phaseConfirmed || a.phase == phaseUnconfirmed }
 
-// sync tells one member of this start and learns what it knows.
-func (a *Allocator) sync(ctx context.Context, id peer.ID) {
+// sync tells one member of this start and learns what it knows; true when it has.
+func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 	var req syncRequest
 	if err := a.do(ctx, func() { req = syncRequest{a.start, a.ring.Digest()} }); err != nil {
-		return
+		return false
 	}
 	b, err := a.cfg.Network.Call(ctx, id, methodSync, req.encode())
 	if err != nil {
 		a.log.Debug("no answer to sync", "peer", id, "err", err)
-		return
+		return false
 	}
 	answer, err := parseSyncAnswer(b)
 	if err != nil {
 		a.log.Warn("unreadable answer to sync", "peer", id, "err", err)
-		return
+		return false
 	}
 	if answer.ring != nil {
 		rejected, err := a.merge(ctx, answer.ring)
 		if err != nil {
 			a.log.Warn("ring not merged", "peer", id, "err", err)
-			return // what it knows is not known here
+			return false
 		}
 		if err := leftOut(rejected); err != nil {
 			a.log.Debug("part of a ring left out", "peer", id, "err", err)
@@ -177,9 +184,8 @@ func (a *Allocator) sync(ctx context.Context, id peer.ID) {
 			}
 		}
 	})
-	if err == nil {
-		a.notify()
-	}
+	a.notify()
+	return err == nil
 }
 
 // stop ends all writing under this identity, for good: others have seen things written by it that it does not know, so

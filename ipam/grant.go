@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,17 +14,27 @@ import (
 )
 
 // keepFree is how many addresses a lender keeps free for itself, at least.
-const keepFree = 16
+const keepFree = 8
 
 // serveSpare tells how large a block could be lent now. Nothing is promised by it.
-func (a *Allocator) serveSpare() spareAnswer {
+func (a *Allocator) serveSpare(b []byte) ([]byte, error) {
+	req, err := parseSpareRequest(b)
+	if err != nil {
+		return nil, err
+	}
+	var answer spareAnswer
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	block, reason := a.spare()
-	if reason != lackNothing {
-		return spareAnswer{reason: reason}
+	switch {
+	case reason == lackNothing:
+		answer.size = 1 << (block.Addr().BitLen() - block.Bits())
+	case !bytes.Equal(req.digest, a.ring.Digest()):
+		answer.reason, answer.ring = reason, a.ring.Encode()
+	default:
+		answer.reason = reason
 	}
-	return spareAnswer{size: 1 << (block.Addr().BitLen() - block.Bits())}
+	return answer.encode(), nil
 }
 
 // spare is the block to lend; on Run's goroutine, or mu is held.

@@ -20,6 +20,7 @@ const (
 
 	messageVersion = tlv.Version(0x10)
 	maxVoters      = 1 << 12
+	maxDigest      = 64
 	maxMessage     = 1 << 20 // ring and voters fit together
 )
 
@@ -39,10 +40,15 @@ type syncAnswer struct {
 	voters []peer.Voter // as the other sees them
 }
 
-// spareAnswer says how many addresses the largest block to lend has, and why there is none.
+// spareRequest asks what could be lent.
+type spareRequest struct{ digest []byte }
+
+// spareAnswer says how many addresses the largest block to lend has, or why there is none and, when the digests differ,
+// who owns what.
 type spareAnswer struct {
 	size   uint64
 	reason lack
+	ring   []byte
 }
 
 // grantRequest asks for a block. A repeated request gets the same answer.
@@ -72,8 +78,10 @@ const (
 	tagSyncRing        = 3 // of the answer
 	tagSyncVoters      = 4
 
-	tagSpareSize   = 1
+	tagSpareDigest = 1 // of the request
+	tagSpareSize   = 1 // of the answer
 	tagSpareReason = 2
+	tagSpareRing   = 3
 
 	tagGrantRequest = 1
 	tagGrantRing    = 2
@@ -115,7 +123,7 @@ func parseSyncRequest(b []byte) (m syncRequest, err error) {
 		return m, err
 	}
 	r.Require(tagSyncIncarnation, tagSyncStart)
-	m = syncRequest{start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}, r.Bytes(tagSyncDigest, 64)}
+	m = syncRequest{start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}, r.Bytes(tagSyncDigest, maxDigest)}
 	if m.start.incarnation == 0 {
 		r.Fail(errors.New("a start without a number"))
 	}
@@ -155,7 +163,22 @@ func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
 
 func (m spareAnswer) encode() []byte {
 	b := tlv.AppendUint64(newMessage(), tagSpareSize, m.size)
-	return tlv.AppendUint8(b, tagSpareReason, uint8(m.reason))
+	b = tlv.AppendUint8(b, tagSpareReason, uint8(m.reason))
+	if m.ring != nil {
+		b = tlv.Append(b, tagSpareRing, m.ring)
+	}
+	return b
+}
+
+func (m spareRequest) encode() []byte { return tlv.Append(newMessage(), tagSpareDigest, m.digest) }
+
+func parseSpareRequest(b []byte) (m spareRequest, err error) {
+	r, err := parseMessage("a question about spare space", b)
+	if err != nil {
+		return m, err
+	}
+	m = spareRequest{r.Bytes(tagSpareDigest, maxDigest)}
+	return m, r.Err()
 }
 
 func parseSpareAnswer(b []byte) (m spareAnswer, err error) {
@@ -164,7 +187,7 @@ func parseSpareAnswer(b []byte) (m spareAnswer, err error) {
 		return m, err
 	}
 	r.Require(tagSpareSize)
-	m = spareAnswer{r.Uint64(tagSpareSize), parseLack(r.Uint8(tagSpareReason))}
+	m = spareAnswer{r.Uint64(tagSpareSize), parseLack(r.Uint8(tagSpareReason)), r.Bytes(tagSpareRing, ring.MaxWire)}
 	return m, r.Err()
 }
 

@@ -139,7 +139,7 @@ func (a *Allocator) HandleCall(ctx context.Context, from peer.ID, method string,
 	case methodSync:
 		return a.serveSync(ctx, from, req)
 	case methodSpare:
-		return a.serveSpare().encode(), nil
+		return a.serveSpare(req)
 	case methodGrant:
 		return a.serveGrant(ctx, from, req)
 	case methodPush:

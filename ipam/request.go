@@ -69,7 +69,8 @@ func (a *Allocator) ask(ctx context.Context) {
 			return
 		case <-a.asks:
 		}
-		for pause := askFirst; a.short() && ctx.Err() == nil; pause *= 2 {
+		a.asking.Store(true)
+		for pause := askFirst; a.short() && ctx.Err() == nil; pause = min(2*pause, restLast) {
 			lacks, got := a.askRound(ctx, requests)
 			if ctx.Err() != nil {
 				return
@@ -92,10 +93,14 @@ func (a *Allocator) ask(ctx context.Context) {
 				return
 			}
 		}
+		a.asking.Store(false)
+		if a.short() { // since it was looked at last, when nobody poked because asking was still true
+			a.poke()
+		}
 	}
 }
 
-// rest waits for d, or for half of it when there is reason to ask again; false when ctx has ended.
+// rest waits for d, or only for askFirst when there is reason to ask again; false when ctx has ended.
 func (a *Allocator) rest(ctx context.Context, d time.Duration) bool {
 	least, most := time.NewTimer(min(d, askFirst)), time.NewTimer(d)
 	defer least.Stop()
@@ -126,12 +131,7 @@ func (a *Allocator) askRound(ctx context.Context, requests map[peer.ID]requestID
 		var mu sync.Mutex // guards sizes and lacks
 		sizes := make(map[peer.ID]uint64)
 		a.forEach(ctx, chunk, func(ctx context.Context, id peer.ID) {
-			answer := spareAnswer{reason: lackUnreachable}
-			if b, err := a.cfg.Network.Call(ctx, id, methodSpare, newMessage()); err == nil {
-				if answer, err = parseSpareAnswer(b); err != nil {
-					answer = spareAnswer{reason: lackUnreachable}
-				}
-			}
+			answer := a.askSpare(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
 			if answer.reason == lackNothing {
@@ -184,6 +184,27 @@ func dead(s peer.State) int {
 		return 1
 	}
 	return 0
+}
+
+// askSpare asks one member what it could lend. Who has nothing tells who owns what by now, where that differs.
+func (a *Allocator) askSpare(ctx context.Context, id peer.ID) spareAnswer {
+	req := spareRequest{a.current().Digest()}
+	b, err := a.cfg.Network.Call(ctx, id, methodSpare, req.encode())
+	if err != nil {
+		a.log.Debug("no answer about spare space", "peer", id, "err", err)
+		return spareAnswer{reason: lackUnreachable}
+	}
+	answer, err := parseSpareAnswer(b)
+	if err != nil {
+		a.log.Warn("unreadable answer about spare space", "peer", id, "err", err)
+		return spareAnswer{reason: lackUnreachable}
+	}
+	if answer.ring != nil {
+		if _, err := a.merge(ctx, answer.ring); err != nil {
+			a.log.Warn("ring not merged", "peer", id, "err", err)
+		}
+	}
+	return answer
 }
 
 // askFor asks one member for a block. A request whose answer was lost is repeated under its name, so that the lender

@@ -1,2 +1,54 @@
-// Package ring says who owns which part of the cluster's address space.
+// Package ring is the replicated map that says which member owns which part of the cluster's address space. It is pure:
+// no clock, no lock, no network, no disk. When a member may write is for package ipam to know; this package holds what
+// was written, merges it with what others hold, and refuses what nobody had the right to write.
+//
+// # State
+//
+// The pools are cut into atoms of fixed size. Each atom has one register (view, seq, owner, grantor, signature), ordered
+// by view, then seq, then the hash of the writing. At first all registers are (0, 0, founder), by the definition of the
+// cluster, so there is nothing to vote on. Merge takes the greater register per atom: it is commutative, associative and
+// idempotent for whatever comes in, and equal states have equal bytes and digests.
+//
+// An owner writes by a grant, a signed hand-over of an aligned block to another owner. The state is therefore kept, sent
+// and stored as the set of grants that are some atom's register, which is also the run-length form: one grant for a run
+// of equal registers.
+//
+// # Proof
+//
+// A grant names its parent: the grant by which its writer owns the block, or none when the writer is the founder. A
+// state carries the parents of its grants, so that it proves itself to a newcomer who knows only the cluster's
+// definition and the members' keys. Every grant is judged on its own:
+//
+//   - its signature, by the grantor, over the cluster's ID and the grant's bytes;
+//   - its parent is in the same message, is proven, covers the block, made the grantor its owner, and has a lower seq in
+//     the same view.
+//
+// What is not proven, because it is wrong or because a key has not arrived yet, is left out and reported, together with
+// what rests on it, and nothing else. It is not kept for later: the digests still differ, so it comes again. So every
+// register is proven and may be used for routing.
+//
+// A chain of grants would grow for ever where blocks go to and fro. Hence a grant's parent is the oldest grant by which
+// its writer became owner, not the latest: what comes back to a former owner forgets the detour. This gives no power
+// that was not there. Whoever once owned a block can always write a rival continuation; no chain of signatures alone
+// prevents that, and it is noticed, by the owner who loses a block that it did not grant. Chains are as long as the
+// number of different owners in a row, seldom more than the 14 halvings from a /12 to a /26, and at most MaxDepth.
+//
+// Views are the seam for the removal of dead members: a grant belongs to the view of its parent, and all views are 0
+// until a view record, which this version keeps and hands on without understanding it, begins another.
+//
+// # Wire
+//
+//	state  = version ‖ {1 list of grants, 2 list of view records}        lists sorted, absent when empty
+//	grant  = {1 payload, 2 signature}                                    nothing else: the hash covers these bytes
+//	payload= version ‖ {1 block, 2 view, 3 seq, 4 owner, 5 grantor, 6 parent}   view and parent absent when zero
+//
+//	field      bytes
+//	block      5 or 17   address and prefix length
+//	view, seq  8
+//	owner      16        peer.ID; grantor too
+//	parent     16        first half of the parent's SHA-256
+//	signature  64        Ed25519 in the domain "weft grant"
+//
+// A grant of an IPv4 block is 168 bytes, 146 when it is the founder's. Braces are the fields of package tlv. Fields
+// that a payload has beside these are kept under its signature. A version with another major number is refused.
 package ring

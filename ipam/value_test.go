@@ -1,0 +1,132 @@
+package ipam
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"time"
+
+	"weft/ipam/ring"
+	"weft/mesh/peer"
+)
+
+func addrOf(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func values() []Op {
+	c := claim{Claim: Claim{
+		V4: addrOf("10.32.0.2"), Container: "c1", IfName: "eth0", NetNS: "/run/netns/x", Pod: "default/p",
+		Created: time.Unix(1_700_000_000, 5).UTC(),
+	}}
+	return []Op{
+		putFormat(), putIncarnation(7), putStopped("its disk was set back"), putClaim(c), putClaim(claim{Claim: c.Claim, host: true}),
+		putRest(c.V4), putHeard(peer.ID{1}, start{3, 4}), putServed(peer.ID{2}, served{requestID{9}, []ring.ID{{1}, {2}}}),
+		putView([]byte("opaque")),
+	}
+}
+
+func TestStoredValuesReadBack(t *testing.T) {
+	c := newCluster(t, 1, "10.32.0.0/12", 26)
+	m := newMemory()
+	if err := m.Commit(values()); err != nil {
+		t.Fatal(err)
+	}
+	st, err := load(m, c.u, linked6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !st.format || st.incarnation != 7 || st.stopped != "its disk was set back" || len(st.claims) != 1 || len(st.resting) != 1 ||
+		st.heard[peer.ID{1}] != (start{3, 4}) || len(st.served[peer.ID{2}].grants) != 2 || len(st.ring.Views()) != 1 {
+		t.Errorf("%+v", st)
+	}
+	if got := st.claims[0]; !got.host || got.Pod != "default/p" || got.V6 != addrOf("fd12:3456:789a::a20:2") ||
+		!got.Created.Equal(time.Unix(1_700_000_000, 5)) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// FuzzStoredValue: a store with any value in it is loaded or refused, and what is loaded is stored as it was.
+func FuzzStoredValue(f *testing.F) {
+	for _, op := range values() {
+		f.Add(string(op.Table), op.Key, op.Value)
+	}
+	c := newCluster(f, 2, "10.32.0.0/12", 26)
+	_, report, err := ring.New(c.u).Grant(c.nodes[0].key, netip.MustParsePrefix("10.40.0.0/13"), c.nodes[1].key.ID())
+	if err != nil {
+		f.Fatal(err)
+	}
+	grant := putGrant(report.Added[0])
+	f.Add(string(grant.Table), grant.Key, grant.Value)
+	f.Fuzz(func(t *testing.T, table string, key, value []byte) {
+		m := newMemory()
+		if err := m.Commit([]Op{{Table(table), key, append([]byte{}, value...)}}); err != nil {
+			t.Fatal(err)
+		}
+		st, err := load(m, c.u, linked6)
+		if err != nil {
+			return
+		}
+		if err := st.ring.Check(); err != nil {
+			t.Fatal(err)
+		}
+		for _, cl := range st.claims {
+			again, err := parseClaim(putClaim(cl).Key, putClaim(cl).Value, linked6)
+			if err != nil || again != cl {
+				t.Fatalf("%+v becomes %+v, %v", cl, again, err)
+			}
+		}
+		for id, s := range st.heard {
+			if again, err := parseStart(putHeard(id, s).Value); err != nil || again != s {
+				t.Fatalf("%+v becomes %+v, %v", s, again, err)
+			}
+		}
+		for id, s := range st.served {
+			again, err := parseServed(putServed(id, s).Value)
+			if err != nil || again.request != s.request || len(again.grants) != len(s.grants) {
+				t.Fatalf("%+v becomes %+v, %v", s, again, err)
+			}
+		}
+	})
+}
+
+// FuzzMessage: no call and no answer of another member breaks this node, and what can be read is written alike.
+func FuzzMessage(f *testing.F) {
+	f.Add(syncRequest{start{1, 2}, []byte("digest")}.encode())
+	f.Add(syncAnswer{start{1, 2}, []byte("ring"), []peer.Voter{{ID: peer.ID{1}, JoinSeq: 5}}}.encode())
+	f.Add(spareRequest{[]byte("digest")}.encode())
+	f.Add(spareAnswer{4096, lackNothing, nil}.encode())
+	f.Add(spareAnswer{0, lackSpace, []byte("ring")}.encode())
+	f.Add(grantRequest{requestID{1}}.encode())
+	f.Add(grantAnswer{[]byte("ring"), lackNothing}.encode())
+	f.Add(encodePush([]byte("ring")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		same := func(what string, first []byte, again func([]byte) ([]byte, error)) {
+			if second, err := again(first); err != nil || !bytes.Equal(first, second) {
+				t.Fatalf("%s: %x becomes %x, %v", what, first, second, err)
+			}
+		}
+		type encoder interface{ encode() []byte }
+		for what, parse := range map[string]func(b []byte) (encoder, error){
+			"sync request":  func(b []byte) (encoder, error) { return parseSyncRequest(b) },
+			"sync answer":   func(b []byte) (encoder, error) { return parseSyncAnswer(b) },
+			"spare request": func(b []byte) (encoder, error) { return parseSpareRequest(b) },
+			"spare answer":  func(b []byte) (encoder, error) { return parseSpareAnswer(b) },
+			"grant request": func(b []byte) (encoder, error) { return parseGrantRequest(b) },
+			"grant answer":  func(b []byte) (encoder, error) { return parseGrantAnswer(b) },
+		} {
+			m, err := parse(b)
+			if err != nil {
+				continue
+			}
+			same(what, m.encode(), func(b []byte) ([]byte, error) {
+				m, err := parse(b)
+				return m.encode(), err
+			})
+		}
+		if r, err := parsePush(b); err == nil {
+			same("push", encodePush(r), func(b []byte) ([]byte, error) {
+				r, err := parsePush(b)
+				return encodePush(r), err
+			})
+		}
+	})
+}
