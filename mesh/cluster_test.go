@@ -109,7 +109,7 @@ func (w *world) certify(key identity.Key, seq uint64) *identity.Certificate {
 }
 
 // join makes a new member as a join would: the sponsor learns the certificate, the new node the sponsor's roster.
-func (w *world) join(sponsor *node) *node {
+func (w *world) join(sponsor *node) {
 	w.t.Helper()
 	key := newKey(w.t)
 	n := w.add(key, w.certify(key, uint64(len(w.nodes))))
@@ -119,7 +119,6 @@ func (w *world) join(sponsor *node) *node {
 		w.t.Fatal(err)
 	}
 	n.start()
-	return n
 }
 
 // form makes a running cluster; every node joins through the founder.
@@ -285,15 +284,27 @@ func (c *counter) Snapshot() []byte {
 	return slices.Sorted(maps.Keys(c.set))
 }
 
+// send gives a datagram to the network, which may lose it.
+func send(t testing.TB, from *meshtest.Port, to peer.ID, b []byte) {
+	t.Helper()
+	if err := from.Send(to, b); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (c *counter) Digest() []byte { return c.Snapshot() }
 
 func (c *counter) Merge(b []byte) error {
+	c.add(b...)
+	return nil
+}
+
+func (c *counter) add(values ...byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, v := range b {
+	for _, v := range values {
 		c.set[v] = true
 	}
-	return nil
 }
 
 func (c *counter) has(v byte) bool {

@@ -79,6 +79,6 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	return nil
 }
 
-func (d *delegate) NotifyJoin(n *memberlist.Node)   { d.mesh.hearRumour(n.Name, true) }
-func (d *delegate) NotifyLeave(n *memberlist.Node)  { d.mesh.hearRumour(n.Name, false) }
-func (d *delegate) NotifyUpdate(n *memberlist.Node) {}
+func (d *delegate) NotifyJoin(n *memberlist.Node)  { d.mesh.hearRumour(n.Name, true) }
+func (d *delegate) NotifyLeave(n *memberlist.Node) { d.mesh.hearRumour(n.Name, false) }
+func (d *delegate) NotifyUpdate(*memberlist.Node)  {}

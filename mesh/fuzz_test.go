@@ -103,7 +103,9 @@ func FuzzRequest(f *testing.F) {
 
 func FuzzAnswer(f *testing.F) {
 	var b bytes.Buffer
-	writeAnswer(&b, nil, &Fault{CodeBusy, "later"})
+	if err := writeAnswer(&b, nil, &Fault{CodeBusy, "later"}); err != nil {
+		f.Fatal(err)
+	}
 	f.Add(b.Bytes())
 	f.Add([]byte("\x10\x00\x00\x00\x00\x02hi"))
 	f.Fuzz(func(t *testing.T, b []byte) {

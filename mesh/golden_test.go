@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
@@ -27,8 +28,10 @@ func TestBytesAreThoseOfTheProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	var answer, fault bytes.Buffer
-	writeAnswer(&answer, []byte("hello"), nil)
-	writeAnswer(&fault, nil, &Fault{CodeBusy, "later"})
+	err = errors.Join(writeAnswer(&answer, []byte("hello"), nil), writeAnswer(&fault, nil, &Fault{CodeBusy, "later"}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var tr tree
 	tr.add(7, hash{7, 1})
 	tr.add(9, hash{9, 1})

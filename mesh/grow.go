@@ -25,7 +25,7 @@ func (r *Roster) Add(items ...identity.Item) error {
 
 // AddRaw is Add for items as they came over the wire, of any kind.
 func (r *Roster) AddRaw(items ...[]byte) error {
-	_, err := r.grow(items, true)
+	err := r.grow(items, true)
 	return err
 }
 
@@ -43,9 +43,9 @@ func (r *Roster) news(items [][]byte) [][]byte {
 }
 
 // grow takes the good ones of items, or with strict none unless all are good. The error tells of the bad ones.
-func (r *Roster) grow(items [][]byte, strict bool) (grown bool, err error) {
+func (r *Roster) grow(items [][]byte, strict bool) error {
 	if items = r.news(items); len(items) == 0 {
-		return false, nil
+		return nil
 	}
 	r.write.Lock()
 	p, bad := r.plan(items)
@@ -54,18 +54,18 @@ func (r *Roster) grow(items [][]byte, strict bool) (grown bool, err error) {
 	}
 	if len(p.add) == 0 {
 		r.write.Unlock()
-		return false, bad
+		return bad
 	}
-	err = r.store.Save(storeRoster, r.snapshotWith(p))
+	err := r.store.Save(storeRoster, r.snapshotWith(p))
 	if err == nil {
 		r.apply(p)
 	}
 	r.write.Unlock()
 	if err != nil {
-		return false, fmt.Errorf("save roster: %w", err)
+		return fmt.Errorf("save roster: %w", err)
 	}
 	r.changed()
-	return true, bad
+	return bad
 }
 
 // plan is a change of the roster that is not made yet.
@@ -247,6 +247,6 @@ func (r *Roster) snapshotWith(p plan) []byte {
 // Merge takes every good item of a snapshot or delta. The error tells of the bad ones.
 func (r *Roster) Merge(b []byte) error {
 	items, broken := splitList("roster", b)
-	_, bad := r.grow(items, false)
+	bad := r.grow(items, false)
 	return errors.Join(broken, bad)
 }

@@ -250,8 +250,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		key := newKey(t)
 		port := w.net.Port(key.ID())
 		before := n.mesh.Stats()
-		port.Send(n.id(), []byte{1, 2, 3})
-		port.Send(n.id(), []byte{2, 0x10})
+		send(t, port, n.id(), []byte{1, 2, 3})
+		send(t, port, n.id(), []byte{2, 0x10})
 		for _, kind := range []byte{mesh.StreamCall, mesh.StreamGossip} {
 			conn, err := port.Dial(t.Context(), n.id(), kind)
 			if err != nil {
@@ -312,7 +312,7 @@ func TestFloodIsBounded(t *testing.T) {
 			case 3:
 				b[0] = 200
 			}
-			bad.port.Send(good.id(), b)
+			send(t, bad.port, good.id(), b)
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()

@@ -91,12 +91,13 @@ func (discard) Load(string) ([]byte, error) { return nil, nil }
 func (discard) Save(string, []byte) error   { return nil }
 
 func (s *stuff) roster(t testing.TB, snapshots ...[]byte) *Roster {
+	t.Helper()
 	r, err := newRoster(s.cluster, discard{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range snapshots {
-		r.Merge(b)
+		_ = r.Merge(b) // tells of the bad ones
 	}
 	return r
 }
@@ -112,7 +113,7 @@ func (s *stuff) holder(snapshots ...[]byte) *records {
 		return nil, false
 	})
 	for _, b := range snapshots {
-		r.merge(b)
+		_, _ = r.merge(b)
 	}
 	return r
 }

@@ -167,7 +167,7 @@ func New(c Config) (*Mesh, error) {
 	if err := m.roster.Add(c.Certificate); err != nil {
 		return nil, err
 	}
-	if _, err := m.roster.grow(c.Items, false); err != nil {
+	if err := m.roster.grow(c.Items, false); err != nil {
 		m.log.Warn("not all of the roster was taken over", "err", err)
 	}
 	m.roster.changed = func() { m.Changed("roster") }

@@ -50,7 +50,7 @@ func TestChangeSpreadsFast(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		for v := range byte(10) {
 			n := w.nodes[int(v)%3]
-			n.state.Merge([]byte{v})
+			n.state.add(v)
 			n.mesh.Changed("counter")
 			if took := w.within(200*time.Millisecond, w.allHave(v)); v == 0 {
 				t.Logf("a replica's change was everywhere after %v", took)
@@ -75,7 +75,7 @@ func TestChangesWithoutEndSpreadSteadily(t *testing.T) {
 		for step := range 2500 {
 			v := byte(step / 250)
 			if step%250 == 0 {
-				n.state.Merge([]byte{v})
+				n.state.add(v)
 			}
 			n.mesh.Changed("counter")
 			time.Sleep(2 * time.Millisecond)
@@ -122,9 +122,9 @@ func TestSplitHeals(t *testing.T) {
 				w.net.Split(w.ids(left), w.ids(right))
 				time.Sleep(c.cut / 2)
 				// Both sides go on with their lives.
-				left[0].state.Merge([]byte{1})
+				left[0].state.add(1)
 				left[0].mesh.Changed("counter")
-				right[0].state.Merge([]byte{2})
+				right[0].state.add(2)
 				right[0].mesh.Changed("counter")
 				if err := right[0].mesh.Publish(func(r *mesh.Record) { r.MTU = 1300 }); err != nil {
 					t.Fatal(err)
@@ -171,7 +171,7 @@ func TestOneWayCutKillsNobody(t *testing.T) {
 		if dead > 0 {
 			t.Errorf("%d times somebody was called dead", dead)
 		}
-		w.nodes[1].state.Merge([]byte{7})
+		w.nodes[1].state.add(7)
 		w.nodes[1].mesh.Changed("counter")
 		t.Logf("a change went round the cut in %v", w.within(10*time.Second, w.allHave(7)))
 		w.net.Mend()
@@ -195,7 +195,7 @@ func TestLossIsRepaired(t *testing.T) {
 		worst := time.Duration(0)
 		for v := range byte(20) {
 			n := w.nodes[int(v)%len(w.nodes)]
-			n.state.Merge([]byte{v})
+			n.state.add(v)
 			n.mesh.Changed("counter")
 			worst = max(worst, w.within(10*time.Second, w.allHave(v)))
 		}
@@ -217,12 +217,12 @@ func TestStreamsAloneSuffice(t *testing.T) {
 				t.Fatal(why)
 			}
 		}
-		w.nodes[1].state.Merge([]byte{1})
+		w.nodes[1].state.add(1)
 		w.nodes[1].mesh.Changed("counter")
 		t.Logf("a change was everywhere after %v", w.within(2*time.Minute, w.allHave(1)))
 
 		// A session comes up, and the hint that it did carries over what was lost.
-		w.nodes[2].state.Merge([]byte{2})
+		w.nodes[2].state.add(2)
 		w.nodes[2].mesh.Changed("counter")
 		time.Sleep(time.Second)
 		w.deaf.Store(false)

@@ -39,18 +39,17 @@ func (l *life) state() peer.State {
 	return peer.Alive
 }
 
-// heard notes a sign of life, and tells whether rumour has it that the member lives.
-func (m *Mesh) heard(id peer.ID) (alive bool) {
+// heard notes a sign of life.
+func (m *Mesh) heard(id peer.ID) {
 	m.mu.Lock()
 	l := m.lifeOf(id)
 	before := l.state()
 	l.heard = time.Now()
-	after, alive := l.state(), l.alive
+	after := l.state()
 	m.mu.Unlock()
 	if before != after {
 		m.poke()
 	}
-	return alive
 }
 
 // unanswered notes that a stream to a member could not be opened since then. A sign of life after that outweighs it.

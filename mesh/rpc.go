@@ -269,7 +269,7 @@ func (c *calls) handler(method string) Handler {
 func (m *Mesh) serveCall(ctx context.Context, from peer.ID, conn net.Conn) {
 	if !m.calls.enter(from) {
 		m.count.refusedCalls.Add(1)
-		writeAnswer(conn, nil, &Fault{CodeBusy, "this node serves too many requests now; try again"})
+		_ = writeAnswer(conn, nil, &Fault{CodeBusy, "this node serves too many requests now; try again"})
 		drain(conn)
 		return
 	}
@@ -277,9 +277,8 @@ func (m *Mesh) serveCall(ctx context.Context, from peer.ID, conn net.Conn) {
 	conn.SetDeadline(time.Now().Add(requestTime))
 	method, left, req, err := readRequest(conn)
 	if err != nil {
-		var f *Fault
-		if errors.As(err, &f) {
-			writeAnswer(conn, nil, err)
+		if _, ok := errors.AsType[*Fault](err); ok {
+			_ = writeAnswer(conn, nil, err)
 			drain(conn)
 		}
 		m.log.Debug("bad request", "peer", from, "err", err)
@@ -360,5 +359,5 @@ func writeAnswer(w io.Writer, body []byte, err error) error {
 // drain takes what is still on its way, so that the answer is read before the connection is reset.
 func drain(conn net.Conn) {
 	conn.SetDeadline(time.Now().Add(time.Second))
-	io.CopyN(io.Discard, conn, MaxMessage)
+	_, _ = io.CopyN(io.Discard, conn, MaxMessage)
 }

@@ -106,7 +106,7 @@ func TestCallsAreBounded(t *testing.T) {
 		a, b := w.nodes[0], w.nodes[1]
 		var mu sync.Mutex
 		now, most := 0, 0
-		b.mesh.Handle("slow", func(ctx context.Context, _ peer.ID, _ []byte) ([]byte, error) {
+		b.mesh.Handle("slow", func(_ context.Context, _ peer.ID, _ []byte) ([]byte, error) {
 			mu.Lock()
 			now++
 			most = max(most, now)
@@ -169,7 +169,9 @@ func TestBadRequestsAreAnsweredOrDropped(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			io.WriteString(conn, c.send)
+			if _, err := io.WriteString(conn, c.send); err != nil {
+				t.Fatal(err)
+			}
 			conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 			start := time.Now()
 			answer, err := io.ReadAll(conn)
@@ -186,7 +188,7 @@ func TestBadRequestsAreAnsweredOrDropped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := unknown.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := unknown.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("a stream of unknown kind: %v", err)
 		}
 		if b.mesh.Stats().Unknown == 0 {

@@ -65,7 +65,7 @@ func TestFieldsAndItemsOfNewerBuildsSurvive(t *testing.T) {
 		// It gives its record to one of them only, in a pull.
 		port := w.net.Port(newer.id())
 		port.Serve(servePull(t, list(record)))
-		port.Send(w.nodes[1].id(), digestOf("records"))
+		send(t, port, w.nodes[1].id(), digestOf("records"))
 		w.within(5*time.Second, func() string {
 			for _, n := range w.nodes {
 				if info, _ := n.mesh.Peer(newer.id()); info.Epoch != 5 || info.Name != "newer" || info.MTU != 1401 {
@@ -99,19 +99,19 @@ func TestUnknownMessagesAreCounted(t *testing.T) {
 		w.settle(5 * time.Second)
 		a, b := w.nodes[0], w.nodes[1]
 		before := b.mesh.Stats()
-		a.port.Send(b.id(), []byte{99, 1, 2, 3})
+		send(t, a.port, b.id(), []byte{99, 1, 2, 3})
 		// Digests of a newer minor version with a field more, and of a state that is not kept here.
 		digests := tlv.AppendVersion(nil, tlv.V(1, 3))
 		digests = tlv.AppendList(digests, 2, [][]byte{append(make([]byte, 16), "policies"...)})
 		digests = tlv.AppendString(digests, 50, "more")
-		a.port.Send(b.id(), append([]byte{2}, digests...))
+		send(t, a.port, b.id(), append([]byte{2}, digests...))
 		time.Sleep(time.Second)
 		after := b.mesh.Stats()
 		if after.Unknown != before.Unknown+1 || after.Malformed != before.Malformed || after.PullsFailed != before.PullsFailed {
 			t.Errorf("before %+v\nafter %+v", before, after)
 		}
 		// A newer major version cannot be read; it is counted.
-		a.port.Send(b.id(), []byte{2, 0x20})
+		send(t, a.port, b.id(), []byte{2, 0x20})
 		time.Sleep(time.Second)
 		if got := b.mesh.Stats().Malformed; got != before.Malformed+1 {
 			t.Errorf("%d malformed", got)
@@ -140,6 +140,7 @@ func digestOf(name string) []byte {
 
 // servePull answers every call with a state.
 func servePull(t *testing.T, content []byte) meshtest.Serve {
+	t.Helper()
 	return func(_ context.Context, _ peer.ID, kind byte, conn net.Conn) {
 		defer conn.Close()
 		if kind != mesh.StreamCall {
@@ -152,6 +153,8 @@ func servePull(t *testing.T, content []byte) meshtest.Serve {
 		answer := tlv.Append(tlv.AppendVersion(nil, tlv.V(1, 0)), 3, []byte("another state!!!"))
 		answer = tlv.Append(answer, 4, content)
 		b := binary.BigEndian.AppendUint32([]byte{0x10, 0}, uint32(len(answer)))
-		conn.Write(append(b, answer...))
+		if _, err := conn.Write(append(b, answer...)); err != nil {
+			t.Error(err)
+		}
 	}
 }

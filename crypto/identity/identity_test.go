@@ -55,6 +55,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
+	t.Helper()
 	w := &world{
 		root: fixedKey(t, 1), founder: fixedKey(t, 2), issuer: fixedKey(t, 3), node: fixedKey(t, 4), token: fixedKey(t, 5),
 	}

@@ -58,7 +58,9 @@ func TestPublishedVector(t *testing.T) {
 	if _, _, _, err := r.ReadMessage(nil, m1); err != nil {
 		t.Fatal(err)
 	}
-	r.SetPresharedKey(psk)
+	if err := errors.Join(r.SetPresharedKey(psk), i.SetPresharedKey(psk)); err != nil {
+		t.Fatal(err)
+	}
 	m2, rc1, rc2, err := r.WriteMessage(nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +68,6 @@ func TestPublishedVector(t *testing.T) {
 	if want := v("64b101b1d0be5a8704bd078f9895001fc03e8e9f9522f188dd128d9846d484665db536cf97f15c6ece2431fc1c0057b4"); !bytes.Equal(m2, want) {
 		t.Errorf("message 2 is %x", m2)
 	}
-	i.SetPresharedKey(psk)
 	_, ic1, ic2, err := i.ReadMessage(nil, m2)
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +127,7 @@ func secrets(id ID) ([32]byte, bool) {
 
 // take answers with a given secret and cipher.
 func take(id ID, cipher uint8) Decide {
-	return func(_ [32]byte, o Offer) (Answer, [32]byte, error) {
+	return func([32]byte, Offer) (Answer, [32]byte, error) {
 		s, ok := secrets(id)
 		if !ok {
 			return Answer{}, s, ErrPSK
@@ -481,7 +482,9 @@ func FuzzOffer(f *testing.F) {
 func BenchmarkInitiate(b *testing.B) {
 	i, r := newEnd(b), newEnd(b)
 	for b.Loop() {
-		Initiate(i.Local, r.public, 1, testOffer)
+		if _, _, err := Initiate(i.Local, r.public, 1, testOffer); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -499,6 +502,8 @@ func BenchmarkCheck(b *testing.B) {
 	i, r := newEnd(b), newEnd(b)
 	_, m1, _ := Initiate(i.Local, r.public, 1, testOffer)
 	for b.Loop() {
-		r.Key.Check(m1)
+		if err := r.Key.Check(m1); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -30,6 +30,7 @@ func newBLAKE2s() stdhash.Hash {
 }
 
 func startReference(t *testing.T, initiator bool, s *ecdh.PrivateKey, responder, prologue []byte) *reference {
+	t.Helper()
 	r := &reference{t: t, s: s, isInitiator: initiator}
 	const name = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s" // 37 bytes: longer than a hash, so hashed
 	r.h = blake2s.Sum256([]byte(name))

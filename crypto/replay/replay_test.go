@@ -41,8 +41,8 @@ func TestWindowMatchesModel(t *testing.T) {
 			if got != want {
 				t.Fatalf("Accept(%d) = %v, want %v; top %d", c, got, want, m.top)
 			}
-			if top, any := w.Top(); top != m.top || any != m.any {
-				t.Fatalf("Top() = %d, %v, want %d, %v", top, any, m.top, m.any)
+			if top, ok := w.Top(); top != m.top || ok != m.any {
+				t.Fatalf("Top() = %d, %v, want %d, %v", top, ok, m.top, m.any)
 			}
 			if m.top-next < 1<<40 {
 				next = m.top

@@ -33,7 +33,8 @@ func TestPublishedVectors(t *testing.T) {
 		counter              uint64
 		key, plain, ad, wire string
 	}{
-		{"RFC 8439 A.5", ChaCha20Poly1305, 0x0102030405060708,
+		{
+			"RFC 8439 A.5", ChaCha20Poly1305, 0x0102030405060708,
 			"1c9240a5eb55d38af333888604f6b5f0473917c1402b80099dca5cbc207075c0",
 			"496e7465726e65742d4472616674732061726520647261667420646f63756d656e74732076616c696420666f722061206d6178696d75" +
 				"6d206f6620736978206d6f6e74687320616e64206d617920626520757064617465642c207265706c616365642c206f72206f62736f6c" +
@@ -46,12 +47,17 @@ func TestPublishedVectors(t *testing.T) {
 				"2b3506383606907b6a7c02b0f9f6157b53c867e4b9166c767b804d46a59b5216cde7a4e99040c5a40433225ee282a1b0a06c523eaf45" +
 				"34d7f83fa1155b0047718cbc546a0d072b04b3564eea1b422273f548271a0bb2316053fa76991955ebd63159434ecebb4e466dae5a10" +
 				"73a6727627097a1049e617d91d361094fa68f0ff77987130305beaba2eda04df997b714d6c6f2c29a6ad5cb4022b02709b" +
-				"eead9d67890cbb22392336fea1851f38"},
-		{"GCM case 13", AES256GCM, 0,
-			"0000000000000000000000000000000000000000000000000000000000000000", "", "", "530f8afbc74536b9a963b4f1c4cb738b"},
-		{"GCM case 14", AES256GCM, 0,
+				"eead9d67890cbb22392336fea1851f38",
+		},
+		{
+			"GCM case 13", AES256GCM, 0,
+			"0000000000000000000000000000000000000000000000000000000000000000", "", "", "530f8afbc74536b9a963b4f1c4cb738b",
+		},
+		{
+			"GCM case 14", AES256GCM, 0,
 			"0000000000000000000000000000000000000000000000000000000000000000", "00000000000000000000000000000000", "",
-			"cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"},
+			"cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919",
+		},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			key, plain, ad, want := [32]byte(unhex(t, v.key)), unhex(t, v.plain), unhex(t, v.ad), unhex(t, v.wire)
@@ -171,7 +177,7 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 		if _, err := o.Open(nil, c, sealed, []byte("Header")); !errors.Is(err, ErrOpen) {
 			t.Errorf("%v: another header: %v", suite, err)
 		}
-		for n := range len(sealed) {
+		for n := range sealed {
 			if _, err := o.Open(nil, c, sealed[:n], ad); !errors.Is(err, ErrOpen) {
 				t.Errorf("%v: cut to %d: %v", suite, n, err)
 			}
@@ -256,7 +262,9 @@ func BenchmarkSeal(b *testing.B) {
 				src, dst, ad := make([]byte, size), make([]byte, 0, size+Overhead), make([]byte, 12)
 				b.SetBytes(int64(size))
 				for b.Loop() {
-					s.Seal(dst, src, ad)
+					if _, err := s.Seal(dst, src, ad); err != nil {
+						b.Fatal(err)
+					}
 				}
 			})
 		}
@@ -273,7 +281,9 @@ func BenchmarkOpen(b *testing.B) {
 				dst := make([]byte, 0, size)
 				b.SetBytes(int64(size))
 				for b.Loop() {
-					o.Open(dst, 0, sealed, ad)
+					if _, err := o.Open(dst, 0, sealed, ad); err != nil {
+						b.Fatal(err)
+					}
 				}
 			})
 		}

@@ -18,7 +18,7 @@ func Lookup(arg string, stdin io.Reader) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("read token: %w", err)
 		}
-		defer f.Close()
+		defer f.Close() //nolint:errcheck // it was only read
 		return read(f, name)
 	}
 	return strings.TrimSpace(arg), nil

@@ -92,8 +92,7 @@ func TestTokensSurviveText(t *testing.T) {
 }
 
 func code(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return ""

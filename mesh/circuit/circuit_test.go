@@ -58,7 +58,7 @@ func TestCircuitBetweenMembers(t *testing.T) {
 		if cs.Version != tls.VersionTLS13 || cs.CurveID != tls.X25519MLKEM768 || cs.DidResume || cs.NegotiatedProtocol != ALPN {
 			t.Errorf("%+v", cs)
 		}
-		go conn.Write([]byte("hello"))
+		go func() { _, _ = conn.Write([]byte("hello")) }()
 		b5 := make([]byte, 5)
 		if _, err := io.ReadFull(conn, b5); err != nil || string(b5) != "hello" {
 			t.Errorf("%q, %v", b5, err)
@@ -166,7 +166,7 @@ func TestServerRefusesWhoIsNoMember(t *testing.T) {
 			err := conn.Handshake()
 			answer := []byte{99}
 			if err == nil {
-				go conn.Write([]byte{0}) // the server may be gone already
+				go func() { _, _ = conn.Write([]byte{0}) }() // the server may be gone already
 				_, err = io.ReadFull(conn, answer)
 			}
 			if err == nil && verdict(answer[0]).err() == nil {
@@ -191,8 +191,10 @@ func TestDatesAreIgnored(t *testing.T) {
 				proof = append(proof, e)
 			}
 		}
-		old := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC),
-			NotAfter: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), ExtraExtensions: proof}
+		old := &x509.Certificate{
+			SerialNumber: big.NewInt(1), NotBefore: time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC),
+			NotAfter: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), ExtraExtensions: proof,
+		}
 		der := must(x509.CreateCertificate(rand.Reader, old, old, bob.Public(), bob.Signer()))
 		b.shown = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: bob.Signer()}
 		serve(t, b, u.listen(at(2)), Handlers{Circuit: echo})
@@ -256,7 +258,9 @@ func TestJoinersSeeTheRootAndNeedNoCertificate(t *testing.T) {
 				if len(conn.ConnectionState().PeerCertificates) != 0 {
 					t.Error("a joiner showed a certificate")
 				}
-				conn.Write([]byte("hi"))
+				if _, err := conn.Write([]byte("hi")); err != nil {
+					t.Error(err)
+				}
 			},
 		})
 		raw := must(u.open(t.Context(), at(2)))
@@ -291,8 +295,8 @@ func TestServeEndsWithAllThatItStarted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	served, ended := make(chan error, 1), make(chan struct{})
 	go func() {
-		served <- b.Serve(ctx, Listener(ln), Handlers{Circuit: func(ctx context.Context, conn *Conn) {
-			io.Copy(io.Discard, conn)
+		served <- b.Serve(ctx, Listener(ln), Handlers{Circuit: func(_ context.Context, conn *Conn) {
+			_, _ = io.Copy(io.Discard, conn)
 			close(ended)
 		}})
 	}()
@@ -332,9 +336,11 @@ func BenchmarkDial(b *testing.B) {
 	ln := must(net.Listen("tcp", "127.0.0.1:0"))
 	here := ln.Addr().(*net.TCPAddr).AddrPort()
 	config := func(m member) Config {
-		return Config{Key: m.Key, Root: c.root.Public(), Cert: func() *identity.Certificate { return m.cert }, Log: quiet,
+		return Config{
+			Key: m.Key, Root: c.root.Public(), Cert: func() *identity.Certificate { return m.cert }, Log: quiet,
 			Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
-			Endpoints: func(peer.ID) []netip.AddrPort { return []netip.AddrPort{here} }}
+			Endpoints: func(peer.ID) []netip.AddrPort { return []netip.AddrPort{here} },
+		}
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
@@ -348,5 +354,7 @@ func BenchmarkDial(b *testing.B) {
 		conn.Close()
 	}
 	cancel()
-	<-done
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
 }

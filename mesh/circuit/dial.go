@@ -132,7 +132,7 @@ func (c *Circuits) greet(ctx context.Context, raw net.Conn, shown *tls.Certifica
 
 // closeOnDone closes conn when ctx ends, until stop is called; stop reports whether it came in time.
 func closeOnDone(ctx context.Context, conn io.Closer) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { conn.Close() })
+	return context.AfterFunc(ctx, func() { _ = conn.Close() })
 }
 
 // DialJoin does the joiner's handshake on raw: the server must prove a node key with a certificate, which check holds

@@ -135,4 +135,4 @@ func serve(t *testing.T, c *Circuits, accept Accept, h Handlers) {
 	})
 }
 
-func echo(_ context.Context, conn *Conn) { io.Copy(conn, conn) }
+func echo(_ context.Context, conn *Conn) { _, _ = io.Copy(conn, conn) }

@@ -44,7 +44,7 @@ func TestSilentClientsAreClosed(t *testing.T) {
 		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{Circuit: echo})
 		raw := must(u.open(t.Context(), at(2)))
 		began := time.Now()
-		io.Copy(io.Discard, raw)
+		_, _ = io.Copy(io.Discard, raw)
 		if took := time.Since(began); took != HandshakeTimeout {
 			t.Errorf("closed after %v", took)
 		}

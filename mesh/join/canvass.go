@@ -19,7 +19,8 @@ type answer[T any] struct {
 // canvass asks members at the same time, or each one only after the one before has failed or been silent for stagger. It
 // yields the answers as they come. When the caller stops listening, questions under way are cancelled and waited for.
 func canvass[T any](ctx context.Context, members []peer.ID, stagger time.Duration,
-	ask func(context.Context, peer.ID) (T, error)) iter.Seq[answer[T]] {
+	ask func(context.Context, peer.ID) (T, error),
+) iter.Seq[answer[T]] {
 	return func(yield func(answer[T]) bool) {
 		var asked sync.WaitGroup
 		defer asked.Wait()

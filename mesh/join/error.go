@@ -63,8 +63,7 @@ func (e *Error) Temporary() bool {
 
 // Code is the code of an error of this package; empty for another error.
 func Code(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return ""
@@ -204,8 +203,7 @@ func errFailed(by string) *Error {
 }
 
 func errInvalid(cause error) *Error {
-	var v *tlv.VersionError
-	if errors.As(cause, &v) {
+	if v, ok := errors.AsType[*tlv.VersionError](cause); ok {
 		return refuse(CodeVersion, "this node and the cluster run versions of weft that do not understand each other",
 			v.Error(), "Upgrade the older side, then join again.")
 	}

@@ -2,12 +2,9 @@ package join
 
 import (
 	"bytes"
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -18,6 +15,7 @@ import (
 	"weft/crypto/identity"
 	"weft/crypto/tlv"
 	"weft/mesh/peer"
+	"weft/test/corpus"
 )
 
 var update = flag.Bool("update", false, "write testdata/fuzz anew")
@@ -44,23 +42,11 @@ func newSamples() samples {
 	}
 }
 
-// seed adds an input, and with -update commits it.
-func seed(f *testing.F, name string, b []byte) {
-	f.Add(b)
-	if !*update {
-		return
-	}
-	dir := filepath.Join("testdata", "fuzz", f.Name())
-	text := fmt.Sprintf("go test fuzz v1\n[]byte(%q)\n", b)
-	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)); err != nil {
-		f.Fatal(err)
-	}
-}
-
 // fuzzMessage checks that what a decoder accepts is encoded to something that it reads as the same message.
 func fuzzMessage[T interface{ append([]byte) []byte }](f *testing.F, parse func([]byte) (T, error), seeds ...T) {
+	f.Helper()
 	for i, s := range seeds {
-		seed(f, fmt.Sprint("sample", i), s.append(nil))
+		corpus.Add(f, *update, fmt.Sprint("sample", i), s.append(nil))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parse(b)
@@ -104,8 +90,11 @@ func FuzzParseAsk(f *testing.F) {
 
 func FuzzParsePromised(f *testing.F) {
 	s := newSamples()
-	fuzzMessage(f, parsePromised, &promised{joinSeq: 3}, &promised{4, s.certificate, [][]byte{s.certificate.Raw()},
-		[]peer.Voter{{ID: peer.ID{1}, JoinSeq: 2}}})
+	fuzzMessage(f, parsePromised, &promised{joinSeq: 3}, &promised{
+		4, s.certificate,
+		[][]byte{s.certificate.Raw()},
+		[]peer.Voter{{ID: peer.ID{1}, JoinSeq: 2}},
+	})
 }
 
 func FuzzParseRelease(f *testing.F) {
@@ -118,7 +107,7 @@ func FuzzParseError(f *testing.F) {
 
 func FuzzParseItems(f *testing.F) {
 	body, _ := appendItems(nil, [][]byte{{1, 2}, {3}})
-	seed(f, "sample", body)
+	corpus.Add(f, *update, "sample", body)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		items, err := parseItems(b)
 		if err != nil {
@@ -134,7 +123,7 @@ func FuzzParseItems(f *testing.F) {
 
 func FuzzParsePromises(f *testing.F) {
 	f.Add([]byte{})
-	seed(f, "sample", appendPromises(nil, map[peer.ID]promise{{1}: {joinSeq: 1, ephemeral: true, made: time.Unix(5, 6)}, {2}: {}}))
+	corpus.Add(f, *update, "sample", appendPromises(nil, map[peer.ID]promise{{1}: {joinSeq: 1, ephemeral: true, made: time.Unix(5, 6)}, {2}: {}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		promises, err := parsePromises(b)
 		if err != nil {
@@ -149,15 +138,19 @@ func FuzzParsePromises(f *testing.F) {
 
 func FuzzReadFrame(f *testing.F) {
 	var b bytes.Buffer
-	writeFrame(&b, frameWelcome, []byte("body"))
-	seed(f, "sample", b.Bytes())
+	if err := writeFrame(&b, frameWelcome, []byte("body")); err != nil {
+		f.Fatal(err)
+	}
+	corpus.Add(f, *update, "sample", b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kind, body, err := readFrame(bytes.NewReader(b), 1<<16)
 		if err != nil {
 			return
 		}
 		var again bytes.Buffer
-		writeFrame(&again, kind, body)
+		if err := writeFrame(&again, kind, body); err != nil {
+			t.Fatal(err)
+		}
 		if !bytes.Equal(again.Bytes(), b[:again.Len()]) {
 			t.Fatal("the frame changed")
 		}

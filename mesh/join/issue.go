@@ -13,7 +13,7 @@ import (
 
 // An issuer's part.
 
-func (s *Sponsor) handleForward(ctx context.Context, from peer.ID, req []byte) ([]byte, error) {
+func (s *Sponsor) handleForward(ctx context.Context, _ peer.ID, req []byte) ([]byte, error) {
 	q, err := parseForward(req)
 	if err == nil {
 		err = q.check(s.cfg.Cluster.Root)

@@ -54,8 +54,7 @@ type Result struct {
 func Join(ctx context.Context, cfg Config) (*Result, error) {
 	t, err := token.Parse(cfg.Token)
 	if err != nil {
-		var e *token.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*token.Error](err); ok {
 			return nil, &Error{Code: e.Code, Sentence: e.Sentence, Cause: e.Cause, Hint: e.Hint}
 		}
 		return nil, err
@@ -138,8 +137,7 @@ func (j *joiner) ask(ctx context.Context, seed token.Seed) (*Result, error) {
 		return nil
 	})
 	if err != nil {
-		var e *Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*Error](err); ok {
 			return nil, e
 		}
 		for _, lie := range []error{circuit.ErrNoProof, identity.ErrSignature, identity.ErrMalformed, identity.ErrRoot} {
@@ -161,8 +159,7 @@ func (j *joiner) ask(ctx context.Context, seed token.Seed) (*Result, error) {
 		return nil, fmt.Errorf("%s: %w", seed.Endpoint, cause(ctx, err))
 	}
 	if err := j.receive(conn, root, result); err != nil {
-		var e *Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*Error](err); ok {
 			return nil, e
 		}
 		return nil, fmt.Errorf("%s: %w", seed.Endpoint, cause(ctx, err))

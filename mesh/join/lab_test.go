@@ -65,6 +65,7 @@ type node struct {
 
 // newLab makes n voters; the first issuers of them hold delegations.
 func newLab(t *testing.T, n, issuers int) *lab {
+	t.Helper()
 	l := &lab{t: t, root: must(identity.NewKey()), began: time.Now(), hosts: map[netip.AddrPort]func(net.Conn){}}
 	t.Cleanup(l.served.Wait)
 	founder := must(identity.NewKey())
@@ -136,7 +137,7 @@ func (n *node) step(what string) error {
 		return errDown
 	}
 	err := fault(n, what)
-	if err != nil && err != errDiskFull {
+	if err != nil && !errors.Is(err, errDiskFull) {
 		n.down.Store(true)
 	}
 	return err
@@ -194,7 +195,7 @@ func (l *lab) listen(at netip.AddrPort, c *circuit.Circuits, up func() bool, s *
 		once := make(chan net.Conn, 1)
 		last := &hooked{Conn: conn, closed: make(chan struct{})}
 		once <- last
-		c.Serve(context.Background(), func(context.Context) (net.Conn, error) {
+		_ = c.Serve(context.Background(), func(context.Context) (net.Conn, error) {
 			select {
 			case conn := <-once:
 				return conn, nil
@@ -217,7 +218,7 @@ func (h *hooked) Close() error {
 	return h.Conn.Close()
 }
 
-func (l *lab) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+func (l *lab) dial(_ context.Context, to netip.AddrPort) (net.Conn, error) {
 	l.mu.Lock()
 	host := l.hosts[to]
 	l.mu.Unlock()
@@ -350,8 +351,10 @@ type rosterFake struct {
 }
 
 func newRosterFake(n *node) *rosterFake {
-	return &rosterFake{node: n, root: n.lab.root.Public(), items: map[string]identity.Item{},
-		certs: map[peer.ID]*identity.Certificate{}}
+	return &rosterFake{
+		node: n, root: n.lab.root.Public(), items: map[string]identity.Item{},
+		certs: map[peer.ID]*identity.Certificate{},
+	}
 }
 
 func (r *rosterFake) AddRaw(items ...[]byte) error {

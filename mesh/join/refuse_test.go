@@ -34,7 +34,7 @@ func TestRefusalsHaveTheirOwnSentences(t *testing.T) {
 			s := l.invite(identity.Terms{}, "n2")
 			return s[:len(s)-9]
 		}},
-		"made by a newer weft": {CodeNewer, "newer", func(l *lab) string { return "weft2abc" }},
+		"made by a newer weft": {CodeNewer, "newer", func(*lab) string { return "weft2abc" }},
 		"wrong": {CodeUnknown, "does not know", func(l *lab) string {
 			n := l.node("n2")
 			return must(token.New(identity.FingerprintOf(l.root.Public()), token.SeedOf(n.at, n.key.ID()))).Format()

@@ -150,7 +150,7 @@ func (s *Sponsor) Serve(ctx context.Context, conn *tls.Conn, from netip.AddrPort
 	q, err := s.readRequest(conn)
 	if err != nil {
 		s.cfg.Log.Info("refuse join request", "endpoint", from, "err", err)
-		writeFrame(conn, frameRefusal, errInvalid(err).append(nil))
+		_ = writeFrame(conn, frameRefusal, errInvalid(err).append(nil))
 		return
 	}
 	log := s.cfg.Log.With("peer", q.application.ID(), "name", q.application.Name, "endpoint", from)
@@ -163,7 +163,7 @@ func (s *Sponsor) Serve(ctx context.Context, conn *tls.Conn, from netip.AddrPort
 		}
 		log.Info("refuse node", "code", e.Code, "err", e)
 		e.evidence = nil
-		writeFrame(conn, frameRefusal, e.append(nil))
+		_ = writeFrame(conn, frameRefusal, e.append(nil))
 		return
 	}
 	log.Info("admit node", "build", q.build)

@@ -188,8 +188,7 @@ func (s *Sponsor) handleCommit(_ context.Context, from peer.ID, req []byte) ([]b
 		return no(errInvalid(err)), nil
 	}
 	if err := s.commit(q); err != nil {
-		var e *Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*Error](err); ok {
 			return no(e), nil
 		}
 		return nil, err

@@ -1,6 +1,7 @@
 package meshtest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -38,14 +39,18 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-func (c *Conn) LocalAddr() net.Addr  { return addr(c.out.from.id) }
+// LocalAddr is the NodeID of this end.
+func (c *Conn) LocalAddr() net.Addr { return addr(c.out.from.id) }
+
+// RemoteAddr is the NodeID of the other end.
 func (c *Conn) RemoteAddr() net.Addr { return addr(c.out.to.id) }
 
+// SetDeadline is SetWriteDeadline and SetReadDeadline.
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.SetWriteDeadline(t)
-	return c.SetReadDeadline(t)
+	return errors.Join(c.SetWriteDeadline(t), c.SetReadDeadline(t))
 }
 
+// SetReadDeadline ends reads that wait at t.
 func (c *Conn) SetReadDeadline(t time.Time) error { c.in.setReadDeadline(t); return nil }
 
 // SetWriteDeadline only refuses writes after t: a write never waits.

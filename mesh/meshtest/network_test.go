@@ -36,7 +36,9 @@ func TestDatagramsAreDelayedAndLost(t *testing.T) {
 		defer n.Close()
 		start := time.Now()
 		for range 1000 {
-			pa.Send(b, []byte("hello"))
+			if err := pa.Send(b, []byte("hello")); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if from, got, err := pb.Receive(t.Context()); err != nil || from != a || string(got) != "hello" {
 			t.Errorf("%v %q %v", from, got, err)
@@ -63,7 +65,9 @@ func TestStreamsCarryInOrderThroughCuts(t *testing.T) {
 		sent := make([]byte, 0, 10_000)
 		for i := range 100 {
 			piece := bytes.Repeat([]byte{byte(i)}, 100)
-			near.Write(piece)
+			if _, err := near.Write(piece); err != nil {
+				t.Fatal(err)
+			}
 			sent = append(sent, piece...)
 			time.Sleep(time.Millisecond)
 		}
@@ -96,7 +100,9 @@ func TestDeadlinesAndDials(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		near.SetReadDeadline(time.Time{})
-		far.Write([]byte("late"))
+		if _, err := far.Write([]byte("late")); err != nil {
+			t.Fatal(err)
+		}
 		if n, err := near.Read(make([]byte, 9)); n != 4 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
@@ -111,7 +117,7 @@ func TestDeadlinesAndDials(t *testing.T) {
 		if _, err := pa.Dial(t.Context(), b, 'x'); err == nil {
 			t.Error("a closed port was dialled")
 		}
-		if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("the other end went away: %v", err)
 		}
 		if _, _, err := pb.Receive(t.Context()); !errors.Is(err, net.ErrClosed) {

@@ -177,7 +177,7 @@ func (c *Client) Gone(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("wait for the end of the daemon: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

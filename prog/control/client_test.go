@@ -39,7 +39,7 @@ func node() control.Status {
 
 // Two identical backends, one asked directly and one through the socket, answer the same to everything.
 func TestClientAndBackendAnswerAlike(t *testing.T) {
-	make := func() *controltest.Backend {
+	backend := func() *controltest.Backend {
 		b := controltest.New(node())
 		b.Details = map[string]control.PeerDetail{"beta": {Version: 1, Peer: b.Have.Peers[0], JoinSeq: 1}}
 		b.Blocks = []control.Block{{Prefix: netip.MustParsePrefix("10.32.0.0/13"), OwnerName: "alpha", Seq: 3}}
@@ -94,8 +94,8 @@ func TestClientAndBackendAnswerAlike(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			client := control.NewClient(controltest.Start(t, make()))
-			want, wantErr := c.do(make())
+			client := control.NewClient(controltest.Start(t, backend()))
+			want, wantErr := c.do(backend())
 			got, gotErr := c.do(client)
 			// What travels is JSON: compare what a script would see.
 			if diff := cmp.Diff(asJSON(t, want), asJSON(t, got)); diff != "" {

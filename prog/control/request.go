@@ -55,6 +55,7 @@ type LeaveRequest struct {
 type LeaveReply struct {
 	Version int          `json:"version"`
 	Notes   List[string] `json:"notes"`
+	State   string       `json:"state,omitempty"` // the daemon's state directory
 }
 
 // TokenRequest asks for an invitation.

@@ -121,7 +121,7 @@ func (s *Server) takeLock() (bool, error) {
 		}
 		mine, err := lock(f)
 		if err != nil || !mine {
-			f.Close()
+			_ = f.Close()
 			return false, err
 		}
 		locked, err1 := f.Stat()
@@ -130,7 +130,7 @@ func (s *Server) takeLock() (bool, error) {
 			s.lock = f
 			return true, nil
 		}
-		f.Close()
+		_ = f.Close()
 	}
 	return false, nil
 }
@@ -211,8 +211,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	return s.Serve(ctx)
+	return errors.Join(s.Serve(ctx), s.Close())
 }
 
 func lockPath(socket string) string { return socket + ".lock" }

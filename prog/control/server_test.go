@@ -19,14 +19,13 @@ import (
 )
 
 func TestListen(t *testing.T) {
-	listen := func(t *testing.T, cfg control.Config) *control.Server {
+	listen := func(t *testing.T, cfg control.Config) {
 		t.Helper()
 		s, err := control.Listen(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { s.Close() })
-		return s
 	}
 	mode := func(t *testing.T, path string) fs.FileMode {
 		t.Helper()

@@ -2,6 +2,7 @@ package controltest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 	"testing"
@@ -29,9 +30,8 @@ func Serve(path string, b *Backend) (stop func() error, err error) {
 		}
 	})
 	serving.Go(func() {
-		defer s.Close()
 		defer cancel()
-		result = s.Serve(ctx)
+		result = errors.Join(s.Serve(ctx), s.Close())
 	})
 	return func() error {
 		cancel()
@@ -47,7 +47,7 @@ func Start(t testing.TB, b *Backend) (path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	path = dir + "/weft.sock"
 	stop, err := Serve(path, b)
 	if err != nil {
