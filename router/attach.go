@@ -40,8 +40,10 @@ func (r *Router) Attach(ctx context.Context, req AttachRequest) (Attachment, err
 	}
 	_, before := r.attached[pod.id()]
 	r.attached[pod.id()] = pod
-	v := host.Veth{ID: pod.id(), NetNS: req.NetNS, IfName: pod.IfName, V4: pod.V4, V6: pod.V6, MTU: PodMTU(r.in.UnderlayMTU),
-		Routes: r.in.Pools}
+	v := host.Veth{
+		ID: pod.id(), NetNS: req.NetNS, IfName: pod.IfName, V4: pod.V4, V6: pod.V6, MTU: PodMTU(r.in.UnderlayMTU),
+		Routes: r.in.Pools,
+	}
 	for _, a := range r.in.Hosts {
 		if a.Is4() {
 			v.Source4 = a

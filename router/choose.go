@@ -136,7 +136,8 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 	index := func(name string) int {
 		return slices.IndexFunc(cands, func(c candidate) bool { return c.Name == name })
 	}
-	cur, pick := index(was.Transport), 0
+	var pick int
+	cur := index(was.Transport)
 	best := slices.IndexFunc(cands, func(c candidate) bool { return links[c.Name].Up })
 	next := Choice{Transport: was.Transport, Since: was.Since, hold: was.hold, lastUp: was.lastUp}
 	switch {

@@ -75,7 +75,8 @@ func (r *Router) readLinks(ctx context.Context) (due bool) {
 // apply opens the transport if it is needed and gives it its tunnels. Tunnels of members that are not wanted any more
 // stay for a moment, because the other side still sends; those of removed ones close at once. wait is when the next closes.
 func (d *driverState) apply(ctx context.Context, want []Tunnel, members map[peer.ID]bool, now time.Time) (wait time.Duration,
-	err error) {
+	err error,
+) {
 	all := make(map[peer.ID]Tunnel, len(want))
 	for _, t := range want {
 		all[t.Peer] = t

@@ -93,9 +93,11 @@ func newLab(t *testing.T, change ...func(l *lab)) *lab {
 			Hosts:    []netip.Addr{addr("10.32.%d.1", 4*i), addr("fd77::10.32.%d.1", 4*i)},
 			Underlay: []netip.Addr{addr("10.99.%d.1", i)}, UnderlayMTU: 1500,
 			Trusted: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")},
-			Peers: []router.Peer{{Blocks: blocks(o), Info: peer.Info{ID: id(o), State: peer.Alive, Known: true, MTU: 1500,
+			Peers: []router.Peer{{Blocks: blocks(o), Info: peer.Info{
+				ID: id(o), State: peer.Alive, Known: true, MTU: 1500,
 				Endpoints: []netip.AddrPort{netip.AddrPortFrom(addr("10.99.%d.1", o), 6783)}, Transports: []string{vxlan.Name},
-				Trusted: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}}},
+				Trusted: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")},
+			}}},
 		}
 	}
 	for _, c := range change {
@@ -126,8 +128,10 @@ func (m *machine) start() {
 	m.t.Helper()
 	w := &testLog{t: m.t, on: true}
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})).With("machine", m.in.Self.Short())
-	r, err := router.New(router.Config{Host: m.host, Undo: m.undo, Log: log,
-		Drivers: []router.Driver{vxlan.Driver(m.host, m.in.Self)}})
+	r, err := router.New(router.Config{
+		Host: m.host, Undo: m.undo, Log: log,
+		Drivers: []router.Driver{vxlan.Driver(m.host, m.in.Self)},
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -241,9 +245,10 @@ func ask(ns *hosttest.NS, to netip.AddrPort, within time.Duration) (seen string,
 	return "", os.ErrDeadlineExceeded
 }
 
-func reach(t *testing.T, what string, ns *hosttest.NS, to netip.Addr, port uint16, from string) {
+// reach expects an answer of the echo on port 7 of to, which sees from as the asker.
+func reach(t *testing.T, what string, ns *hosttest.NS, to netip.Addr, from string) {
 	t.Helper()
-	seen, err := ask(ns, netip.AddrPortFrom(to, port), patience)
+	seen, err := ask(ns, netip.AddrPortFrom(to, 7), patience)
 	if err != nil {
 		t.Errorf("%s: %v", what, err)
 	} else if seen != from {

@@ -32,18 +32,18 @@ func TestPodsReachPodsHostsAndTheWorld(t *testing.T) {
 	}
 	echo(t, l.outside, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
 
-	reach(t, "pod to pod, other machine", a.NS, b.v4, 7, a.v4.String())
-	reach(t, "pod to pod, other machine, IPv6", a.NS, b.v6, 7, a.v6.String())
-	reach(t, "and back", b.NS, a.v4, 7, b.v4.String())
-	reach(t, "pod to pod, same machine", a.NS, c.v4, 7, a.v4.String())
-	reach(t, "pod to pod, same machine, IPv6", a.NS, c.v6, 7, a.v6.String())
-	reach(t, "host to own pod", n1.ns, a.v4, 7, n1.in.Hosts[0].String())
-	reach(t, "host to own pod, IPv6", n1.ns, a.v6, 7, n1.in.Hosts[1].String())
-	reach(t, "host to remote pod", n1.ns, b.v4, 7, n1.in.Hosts[0].String())
-	reach(t, "host to remote pod, IPv6", n1.ns, b.v6, 7, n1.in.Hosts[1].String())
-	reach(t, "pod to the world", a.NS, addr("10.99.%d.254", 1), 7, "10.99.1.1")
-	reach(t, "pod to the world, IPv6", a.NS, addr("2001:db8:%d::fe", 1), 7, "2001:db8:1::1")
-	reach(t, "host to the world", n1.ns, addr("10.99.%d.254", 1), 7, "10.99.1.1")
+	reach(t, "pod to pod, other machine", a.NS, b.v4, a.v4.String())
+	reach(t, "pod to pod, other machine, IPv6", a.NS, b.v6, a.v6.String())
+	reach(t, "and back", b.NS, a.v4, b.v4.String())
+	reach(t, "pod to pod, same machine", a.NS, c.v4, a.v4.String())
+	reach(t, "pod to pod, same machine, IPv6", a.NS, c.v6, a.v6.String())
+	reach(t, "host to own pod", n1.ns, a.v4, n1.in.Hosts[0].String())
+	reach(t, "host to own pod, IPv6", n1.ns, a.v6, n1.in.Hosts[1].String())
+	reach(t, "host to remote pod", n1.ns, b.v4, n1.in.Hosts[0].String())
+	reach(t, "host to remote pod, IPv6", n1.ns, b.v6, n1.in.Hosts[1].String())
+	reach(t, "pod to the world", a.NS, addr("10.99.%d.254", 1), "10.99.1.1")
+	reach(t, "pod to the world, IPv6", a.NS, addr("2001:db8:%d::fe", 1), "2001:db8:1::1")
+	reach(t, "host to the world", n1.ns, addr("10.99.%d.254", 1), "10.99.1.1")
 
 	// A second apply changes nothing.
 	for _, m := range []*machine{n1, n2} {
@@ -59,8 +59,10 @@ func TestPodsReachPodsHostsAndTheWorld(t *testing.T) {
 // dump is all that the machine holds, without indexes and counters.
 func dump(t testing.TB, m *machine) string {
 	t.Helper()
-	s, err := m.host.Snapshot(context.Background(), []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding",
-		"net/ipv6/conf/eth0/accept_ra"})
+	s, err := m.host.Snapshot(context.Background(), []string{
+		"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding",
+		"net/ipv6/conf/eth0/accept_ra",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +99,7 @@ func TestPodsCannotForgeSourcesNorReachWeft(t *testing.T) {
 	n1, n2 := l.n[1], l.n[2]
 	a, b := n1.pod("a", 10), n2.pod("b", 10)
 	echo(t, b.NS, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
-	reach(t, "honest", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "honest", a.NS, b.v4, a.v4.String())
 
 	for _, port := range []uint16{6782, 6783, 6784, 6785} {
 		refuse(t, "own node's port", n1, "weft-port", a.NS, n1.in.Underlay[0], port)
@@ -162,7 +164,7 @@ func TestNothingLeavesInClearWithoutTheDevice(t *testing.T) {
 	a, b := n1.pod("a", 10), n2.pod("b", 10)
 	echo(t, b.NS, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
 	leaks1, leaks2 := capture(t, l.outside, "to-n1"), capture(t, l.outside, "to-n2")
-	reach(t, "before", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "before", a.NS, b.v4, a.v4.String())
 
 	// Without its router nothing repairs the machine; the routes and the guard must do alone.
 	n1.stop()
@@ -257,7 +259,7 @@ func TestDamageIsRepaired(t *testing.T) {
 	n1, n2 := l.n[1], l.n[2]
 	a, b := n1.pod("a", 10), n2.pod("b", 10)
 	echo(t, b.NS, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
-	reach(t, "before", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "before", a.NS, b.v4, a.v4.String())
 	want := dump(t, n1)
 	damage := map[string]func() error{
 		"device deleted": func() error {
@@ -278,8 +280,10 @@ func TestDamageIsRepaired(t *testing.T) {
 			return netlink.RouteDel(&netlink.Route{Dst: &net.IPNet{IP: net.IP{10, 32, 8, 0}, Mask: net.CIDRMask(22, 32)}})
 		},
 		"unreachable route deleted": func() error {
-			return netlink.RouteDel(&netlink.Route{Dst: &net.IPNet{IP: net.IP{10, 32, 0, 0}, Mask: net.CIDRMask(12, 32)},
-				Type: unix.RTN_UNREACHABLE})
+			return netlink.RouteDel(&netlink.Route{
+				Dst:  &net.IPNet{IP: net.IP{10, 32, 0, 0}, Mask: net.CIDRMask(12, 32)},
+				Type: unix.RTN_UNREACHABLE,
+			})
 		},
 		"host address deleted": func() error {
 			lo, err := netlink.LinkByName("lo")
@@ -302,7 +306,7 @@ func TestDamageIsRepaired(t *testing.T) {
 				}
 			})
 			await(t, "the machine is as before", func() bool { return dump(t, n1) == want })
-			reach(t, "after", a.NS, b.v4, 7, a.v4.String())
+			reach(t, "after", a.NS, b.v4, a.v4.String())
 		})
 	}
 	t.Run("table deleted", func(t *testing.T) {
@@ -344,15 +348,17 @@ func TestAPeerReachesOnlyPods(t *testing.T) {
 			if err := netlink.NeighSet(via); err != nil {
 				return err
 			}
-			if err := netlink.RouteReplace(&netlink.Route{LinkIndex: dev.Attrs().Index, Gw: net.ParseIP("10.32.4.0"),
+			if err := netlink.RouteReplace(&netlink.Route{
+				LinkIndex: dev.Attrs().Index, Gw: net.ParseIP("10.32.4.0"),
 				Flags: int(netlink.FLAG_ONLINK), Src: net.ParseIP("10.32.8.1"),
-				Dst: &net.IPNet{IP: net.ParseIP(to), Mask: net.CIDRMask(32, 32)}}); err != nil {
+				Dst: &net.IPNet{IP: net.ParseIP(to), Mask: net.CIDRMask(32, 32)},
+			}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	reach(t, "honest still", n2.ns, a.v4, 7, "10.32.8.1")
+	reach(t, "honest still", n2.ns, a.v4, "10.32.8.1")
 	refuse(t, "the LAN behind n1", n1, "peer-destination", n2.ns, addr("10.99.1.%d", 254), 7)
 	refuse(t, "n1's own address", n1, "peer-destination", n2.ns, addr("192.168.7.%d", 1), 9)
 	refuse(t, "a third node's block", n1, "peer-destination", n2.ns, addr("10.36.0.%d", 1), 7)
@@ -388,7 +394,7 @@ func TestAPeerReachesOnlyPods(t *testing.T) {
 	if err := n1.host.RemoveFilter(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	reach(t, "pods without rules", n2.ns, a.v4, 7, "10.32.8.1")
+	reach(t, "pods without rules", n2.ns, a.v4, "10.32.8.1")
 	if _, err := ask(n2.ns, netip.AddrPortFrom(addr("10.99.1.%d", 254), 7), 200*time.Millisecond); err == nil {
 		t.Error("without nftables a peer reaches the LAN")
 	}
@@ -505,8 +511,8 @@ func TestPolicyOpensWhatItNames(t *testing.T) {
 	echo(t, l.outside, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
 	echo(t, n2.ns, netip.AddrPortFrom(n2.in.Hosts[0], 7))
 	echo(t, n2.ns, netip.AddrPortFrom(n2.in.Hosts[0], 6783))
-	reach(t, "under its own address", a.NS, addr("10.99.1.%d", 254), 7, a.v4.String())
-	reach(t, "a remote host's port", a.NS, n2.in.Hosts[0], 7, a.v4.String())
+	reach(t, "under its own address", a.NS, addr("10.99.1.%d", 254), a.v4.String())
+	reach(t, "a remote host's port", a.NS, n2.in.Hosts[0], a.v4.String())
 	refuse(t, "but not weft's", n2, "weft-port", a.NS, n2.in.Hosts[0], 6783)
 	// Even a network that holds the pools does not let pool traffic out in clear.
 	n1.stop()
@@ -529,9 +535,9 @@ func TestRestartTakesOver(t *testing.T) {
 	n1, n2 := l.n[1], l.n[2]
 	a, b := n1.pod("a", 10), n2.pod("b", 10)
 	echo(t, b.NS, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
-	reach(t, "before", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "before", a.NS, b.v4, a.v4.String())
 	n1.stop()
-	reach(t, "without a daemon", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "without a daemon", a.NS, b.v4, a.v4.String())
 	n1.in.Pods = []router.Pod{{Name: "a", V4: a.v4, V6: a.v6}} // from the claims
 	before, changes := dump(t, n1), n1.host.changes.Load()
 	n1.start()
@@ -541,7 +547,7 @@ func TestRestartTakesOver(t *testing.T) {
 	if now := dump(t, n1); now != before {
 		t.Errorf("taken over:\n%s\nbefore:\n%s", now, before)
 	}
-	reach(t, "after", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "after", a.NS, b.v4, a.v4.String())
 
 	n1.stop()
 	n1.in.Trusted = nil
@@ -565,7 +571,7 @@ func TestHostWithoutIPv6(t *testing.T) {
 	n1, n2 := l.n[1], l.n[2]
 	a, b := n1.pod("a", 10), n2.pod("b", 10)
 	echo(t, b.NS, netip.AddrPortFrom(b.v4, 7))
-	reach(t, "IPv4", a.NS, b.v4, 7, a.v4.String())
+	reach(t, "IPv4", a.NS, b.v4, a.v4.String())
 	if notes := n1.r.Status().Notes; len(notes) != 1 || !strings.Contains(notes[0], "IPv4 only") {
 		t.Errorf("notes: %q", notes)
 	}
@@ -621,8 +627,10 @@ func TestManyPodsAtOnce(t *testing.T) {
 	for i, ns := range spaces {
 		wg.Go(func() {
 			start := time.Now()
-			_, err := n1.r.Attach(t.Context(), router.AttachRequest{NetNS: ns.Path, Pod: router.Pod{Name: fmt.Sprint("pod", i),
-				V4: addr("10.32.4.%d", 20+i), V6: addr("fd77::10.32.4.%d", 20+i)}})
+			_, err := n1.r.Attach(t.Context(), router.AttachRequest{NetNS: ns.Path, Pod: router.Pod{
+				Name: fmt.Sprint("pod", i),
+				V4:   addr("10.32.4.%d", 20+i), V6: addr("fd77::10.32.4.%d", 20+i),
+			}})
 			if took[i] = time.Since(start); err != nil {
 				t.Error(err)
 			}
@@ -630,7 +638,7 @@ func TestManyPodsAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	echo(t, spaces[29], netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
-	reach(t, "first to last", spaces[0], addr("10.32.4.%d", 49), 7, "10.32.4.20")
+	reach(t, "first to last", spaces[0], addr("10.32.4.%d", 49), "10.32.4.20")
 	for i := range spaces {
 		wg.Go(func() {
 			if err := n1.r.Detach(t.Context(), fmt.Sprint("pod", i), "eth0"); err != nil {
@@ -649,17 +657,26 @@ func TestATUNThatComesLateIsMadeReady(t *testing.T) {
 	ns := hosttest.NewNS(t)
 	h := ns.Host()
 	idle := &tunnels{h: hosttest.New(nil)}
-	r, err := router.New(router.Config{Host: h, Drivers: []router.Driver{{Name: "sleeve", Device: "weft-sl", Sealed: true, Checks: true,
-		Open: func(context.Context) (router.Transport, error) { return idle, nil }}}})
+	r, err := router.New(router.Config{Host: h, Drivers: []router.Driver{{
+		Name: "sleeve", Device: "weft-sl", Sealed: true, Checks: true,
+		Open: func(context.Context) (router.Transport, error) { return idle, nil },
+	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Update(router.Input{Self: id(1), Pools: pools, Blocks: blocks(1), Hosts: []netip.Addr{addr("10.32.4.%d", 1), addr("fd77::10.32.4.%d", 1)},
-		Peers: []router.Peer{{Blocks: blocks(2), Info: peer.Info{ID: id(2), Known: true, Transports: []string{"sleeve"}}}}})
+	r.Update(router.Input{
+		Self: id(1), Pools: pools, Blocks: blocks(1), Hosts: []netip.Addr{addr("10.32.4.%d", 1), addr("fd77::10.32.4.%d", 1)},
+		Peers: []router.Peer{{Blocks: blocks(2), Info: peer.Info{ID: id(2), Known: true, Transports: []string{"sleeve"}}}},
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	await(t, "ready", func() bool { return r.Status().Ready })
 	files, _, err := h.OpenTUN("weft-sl", 2, true)
 	if err != nil {

@@ -44,7 +44,8 @@ const defaultIfName = "eth0"
 // makePlan decides. pods are the claims together with what is attached right now; cands and choices say for each peer
 // what may carry it and what does; v6 is whether the host speaks IPv6.
 func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candidate, choices map[peer.ID]Choice,
-	links map[peer.ID]map[string]Link, v6 bool) plan {
+	links map[peer.ID]map[string]Link, v6 bool,
+) plan {
 	p := plan{filter: guard(in, pods), tunnels: make(map[string][]Tunnel), mtu: make(map[peer.ID]int)}
 	speaks := func(a netip.Addr) bool { return a.Is4() || v6 }
 
@@ -80,8 +81,10 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 	}
 	for _, q := range in.Peers {
 		for _, c := range cands[q.Info.ID] {
-			t := Tunnel{Peer: q.Info.ID, Endpoint: c.endpoint, Sources: c.sources,
-				MTU: routeMTU(in.UnderlayMTU, q.Info.MTU, links[q.Info.ID][c.Name].MTU, c.Driver)}
+			t := Tunnel{
+				Peer: q.Info.ID, Endpoint: c.endpoint, Sources: c.sources,
+				MTU: routeMTU(in.UnderlayMTU, q.Info.MTU, links[q.Info.ID][c.Name].MTU, c.Driver),
+			}
 			for _, b := range q.Blocks {
 				if speaks(b.Addr()) {
 					t.Blocks = append(t.Blocks, b.Masked())
@@ -140,8 +143,10 @@ func deviceRules(in Input, device string, v6 bool) []host.Rule {
 		for _, b := range in.Blocks {
 			for _, pool := range in.Pools {
 				if b.Addr().Is6() == six && pool.Addr().Is6() == six {
-					rules = append(rules, host.Rule{V6: six, Priority: ruleAdmit, IIf: device, From: pool.Masked(), To: b.Masked(),
-						Ours: true})
+					rules = append(rules, host.Rule{
+						V6: six, Priority: ruleAdmit, IIf: device, From: pool.Masked(), To: b.Masked(),
+						Ours: true,
+					})
 				}
 			}
 		}

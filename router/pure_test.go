@@ -54,10 +54,14 @@ func exampleInput() Input {
 		Pods:         []Pod{{Name: "web", V4: netip.MustParseAddr("10.32.0.2"), V6: netip.MustParseAddr("fd77::a20:2")}},
 		NoMasquerade: prefixes("172.16.0.0/12"),
 		Peers: []Peer{
-			{Blocks: prefixes("10.32.4.0/22", "fd77::a20:400/118"), Info: peer.Info{ID: peer.ID{2}, Known: true, MTU: 1400,
-				Transports: []string{"sleeve"}, Endpoints: endpoints("192.0.2.2:6783", "[2001:db8::2]:6783")}},
-			{Blocks: prefixes("10.32.8.0/22"), Info: peer.Info{ID: peer.ID{3}, Known: true, Transports: []string{"sleeve"},
-				Endpoints: endpoints("198.51.100.3:40001")}},
+			{Blocks: prefixes("10.32.4.0/22", "fd77::a20:400/118"), Info: peer.Info{
+				ID: peer.ID{2}, Known: true, MTU: 1400,
+				Transports: []string{"sleeve"}, Endpoints: endpoints("192.0.2.2:6783", "[2001:db8::2]:6783"),
+			}},
+			{Blocks: prefixes("10.32.8.0/22"), Info: peer.Info{
+				ID: peer.ID{3}, Known: true, Transports: []string{"sleeve"},
+				Endpoints: endpoints("198.51.100.3:40001"),
+			}},
 		},
 	}
 }
@@ -136,8 +140,10 @@ func TestMTU(t *testing.T) {
 func TestCandidates(t *testing.T) {
 	both := []option{{Driver: plainDriver}, {Driver: sealedDriver}}
 	self := node{underlay: addrs("192.0.2.1", "10.1.0.1"), trusted: prefixes("10.1.0.0/16")}
-	known := peer.Info{ID: peer.ID{2}, State: peer.Alive, Known: true, Transports: []string{"vxlan", "sleeve"},
-		Endpoints: endpoints("198.51.100.2:6783", "10.1.0.2:6783"), Trusted: prefixes("10.1.0.0/16")}
+	known := peer.Info{
+		ID: peer.ID{2}, State: peer.Alive, Known: true, Transports: []string{"vxlan", "sleeve"},
+		Endpoints: endpoints("198.51.100.2:6783", "10.1.0.2:6783"), Trusted: prefixes("10.1.0.0/16"),
+	}
 	with := func(change func(*peer.Info)) Peer {
 		p := known
 		change(&p)
@@ -154,18 +160,34 @@ func TestCandidates(t *testing.T) {
 		{"both sides trust", self, both, with(func(*peer.Info) {}), "vxlan 10.1.0.2:6783, sleeve 198.51.100.2:6783", ""},
 		{"we do not trust", node{underlay: self.underlay}, both, with(func(*peer.Info) {}), "sleeve 198.51.100.2:6783", "not set here"},
 		{"they do not trust", self, both, with(func(p *peer.Info) { p.Trusted = nil }), "sleeve 198.51.100.2:6783", "not set there"},
-		{"they trust another subnet", self, both, with(func(p *peer.Info) { p.Trusted = prefixes("10.2.0.0/16") }),
-			"sleeve 198.51.100.2:6783", "do not hold an address of each"},
-		{"their address is elsewhere", self, both, with(func(p *peer.Info) { p.Endpoints = endpoints("198.51.100.2:6783") }),
-			"sleeve 198.51.100.2:6783", "do not hold an address of each"},
-		{"our address is elsewhere", node{addrs("192.0.2.1"), self.trusted}, both, with(func(*peer.Info) {}),
-			"sleeve 198.51.100.2:6783", "do not hold an address of each"},
-		{"IPv6 only", node{addrs("fd01::1"), prefixes("fd01::/64")}, both,
+		{
+			"they trust another subnet", self, both, with(func(p *peer.Info) { p.Trusted = prefixes("10.2.0.0/16") }),
+			"sleeve 198.51.100.2:6783", "do not hold an address of each",
+		},
+		{
+			"their address is elsewhere", self, both, with(func(p *peer.Info) { p.Endpoints = endpoints("198.51.100.2:6783") }),
+			"sleeve 198.51.100.2:6783", "do not hold an address of each",
+		},
+		{
+			"our address is elsewhere",
+			node{addrs("192.0.2.1"), self.trusted},
+			both, with(func(*peer.Info) {}),
+			"sleeve 198.51.100.2:6783", "do not hold an address of each",
+		},
+		{
+			"IPv6 only",
+			node{addrs("fd01::1"), prefixes("fd01::/64")},
+			both,
 			with(func(p *peer.Info) { p.Endpoints, p.Trusted = endpoints("[fd01::2]:6783"), prefixes("fd01::/64") }),
-			"sleeve [fd01::2]:6783", "do not hold an address of each"},
+			"sleeve [fd01::2]:6783", "do not hold an address of each",
+		},
 		{"not offered", self, both, with(func(p *peer.Info) { p.Transports = []string{"sleeve"} }), "sleeve 198.51.100.2:6783", "does not offer"},
-		{"not available", self, []option{{plainDriver, errors.New("no module")}, both[1]}, with(func(*peer.Info) {}),
-			"sleeve 198.51.100.2:6783", "no module"},
+		{
+			"not available", self,
+			[]option{{plainDriver, errors.New("no module")}, both[1]},
+			with(func(*peer.Info) {}),
+			"sleeve 198.51.100.2:6783", "no module",
+		},
 		{"unknown", self, both, with(func(p *peer.Info) { p.Known = false }), "", "record"},
 		{"removed", self, both, with(func(p *peer.Info) { p.State = peer.Removed }), "", "removed"},
 	} {
@@ -196,15 +218,26 @@ func TestChoiceOverTime(t *testing.T) {
 	for name, steps := range map[string][]step{
 		"the best is tried before any answers":   {{0, "", "", "fast", 10 * time.Second}},
 		"one that answers beats one that is new": {{0, "slow", "", "slow", 10 * time.Second}},
-		"silence is borne for two seconds": {{0, "fast slow", "", "fast", 10 * time.Second}, {time.Second, "slow", "", "fast", 10 * time.Second},
-			{2 * time.Second, "slow", "", "slow", 20 * time.Second}},
+		"silence is borne for two seconds": {
+			{0, "fast slow", "", "fast", 10 * time.Second},
+			{time.Second, "slow", "", "fast", 10 * time.Second},
+			{2 * time.Second, "slow", "", "slow", 20 * time.Second},
+		},
 		"silence of all changes nothing": {{0, "fast", "", "fast", 10 * time.Second}, {time.Minute, "", "", "fast", 10 * time.Second}},
-		"up only after the hold, which doubles": {{0, "slow", "", "slow", 10 * time.Second}, {9 * time.Second, "fast slow", "", "slow", 10 * time.Second},
-			{10 * time.Second, "fast slow", "", "fast", 20 * time.Second}, {11 * time.Second, "slow", "", "fast", 20 * time.Second},
-			{13 * time.Second, "slow", "", "slow", 40 * time.Second}, {40 * time.Second, "fast slow", "", "slow", 40 * time.Second},
-			{53 * time.Second, "fast slow", "", "fast", 80 * time.Second}},
-		"calm makes it start anew": {{0, "fast", "", "fast", 10 * time.Second}, {11 * time.Minute, "fast slow", "", "fast", 10 * time.Second},
-			{12 * time.Minute, "slow", "", "slow", 10 * time.Second}},
+		"up only after the hold, which doubles": {
+			{0, "slow", "", "slow", 10 * time.Second},
+			{9 * time.Second, "fast slow", "", "slow", 10 * time.Second},
+			{10 * time.Second, "fast slow", "", "fast", 20 * time.Second},
+			{11 * time.Second, "slow", "", "fast", 20 * time.Second},
+			{13 * time.Second, "slow", "", "slow", 40 * time.Second},
+			{40 * time.Second, "fast slow", "", "slow", 40 * time.Second},
+			{53 * time.Second, "fast slow", "", "fast", 80 * time.Second},
+		},
+		"calm makes it start anew": {
+			{0, "fast", "", "fast", 10 * time.Second},
+			{11 * time.Minute, "fast slow", "", "fast", 10 * time.Second},
+			{12 * time.Minute, "slow", "", "slow", 10 * time.Second},
+		},
 		"what may not be used is left at once": {{0, "fast slow", "", "fast", 10 * time.Second}, {time.Millisecond, "fast slow", "slow", "slow", 20 * time.Second}},
 	} {
 		var c Choice
@@ -398,8 +431,10 @@ func BenchmarkPlanThousandPeers(b *testing.B) {
 	in.Peers = nil
 	for i := range 1000 {
 		block := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32 + byte(i>>6), byte(i << 2), 0}), 22)
-		in.Peers = append(in.Peers, Peer{Blocks: []netip.Prefix{block}, Info: peer.Info{ID: peer.ID{byte(i), byte(i >> 8), 9}, Known: true,
-			Transports: []string{"sleeve"}, Endpoints: endpoints("192.0.2.2:6783")}})
+		in.Peers = append(in.Peers, Peer{Blocks: []netip.Prefix{block}, Info: peer.Info{
+			ID: peer.ID{byte(i), byte(i >> 8), 9}, Known: true,
+			Transports: []string{"sleeve"}, Endpoints: endpoints("192.0.2.2:6783"),
+		}})
 	}
 	options := []option{{Driver: plainDriver}, {Driver: sealedDriver}}
 	b.ReportAllocs()

@@ -65,7 +65,7 @@ func writeUndo(path string, former map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("keep former sysctls: %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer os.Remove(f.Name()) //nolint:errcheck // it has its new name by then
 	_, err = f.Write(append(b, '\n'))
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)

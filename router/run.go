@@ -57,8 +57,10 @@ func New(cfg Config) (*Router, error) {
 	if cfg.Host == nil {
 		return nil, errors.New("make router: no host")
 	}
-	r := &Router{cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1), attached: make(map[string]Pod),
-		watchers: make(map[chan struct{}]struct{}), status: Status{Reason: "no cluster yet"}}
+	r := &Router{
+		cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1), attached: make(map[string]Pod),
+		watchers: make(map[chan struct{}]struct{}), status: Status{Reason: "no cluster yet"},
+	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -122,7 +124,7 @@ func (r *Router) Run(ctx context.Context) error {
 				r.log.Warn("outside changes are noticed by looking every 30 s only", "err", err)
 			}
 		}
-		due := false
+		var due bool
 		select {
 		case <-ctx.Done():
 			return nil
@@ -316,7 +318,8 @@ func (r *Router) forward(ctx context.Context, p plan) error {
 
 // decide brings the choices up to date.
 func (r *Router) decide(in Input, options []option, choices map[peer.ID]Choice, now time.Time) (map[peer.ID][]candidate,
-	map[peer.ID]map[string]Link) {
+	map[peer.ID]map[string]Link,
+) {
 	self := node{underlay: in.Underlay, trusted: in.Trusted}
 	cands, links := make(map[peer.ID][]candidate), make(map[peer.ID]map[string]Link)
 	for _, p := range in.Peers {

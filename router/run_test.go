@@ -92,31 +92,40 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	h := hosttest.New(map[string]string{"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0",
-		"net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth1/accept_ra": "0"})
+	h := hosttest.New(map[string]string{
+		"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0",
+		"net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth1/accept_ra": "0",
+	})
 	h.AddLink(host.Link{Name: "eth0", Up: true, MTU: 1500})
 	h.AddLink(host.Link{Name: "eth1", Up: true, MTU: 1500})
 	b := &bench{h: h, fast: &tunnels{h: h, device: "weft-a"}, slow: &tunnels{h: h, device: "weft-b"}}
 	driver := func(name string, tr *tunnels) router.Driver {
-		return router.Driver{Name: name, Device: tr.device, Sealed: true, Checks: true,
+		return router.Driver{
+			Name: name, Device: tr.device, Sealed: true, Checks: true,
 			Open: func(context.Context) (router.Transport, error) {
 				h.AddLink(host.Link{Name: tr.device, Kind: "tun", MTU: 1500})
 				return tr, nil
-			}}
+			},
+		}
 	}
-	r, err := router.New(router.Config{Host: h, Undo: filepath.Join(t.TempDir(), "undo.json"),
-		Drivers: []router.Driver{driver("fast", b.fast), driver("slow", b.slow)}})
+	r, err := router.New(router.Config{
+		Host: h, Undo: filepath.Join(t.TempDir(), "undo.json"),
+		Drivers: []router.Driver{driver("fast", b.fast), driver("slow", b.slow)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Router = r
-	b.in = router.Input{Self: id(1), Pools: pools, Blocks: blocks(1), Hosts: []netip.Addr{addr("10.32.4.%d", 1)},
-		Peers: []router.Peer{{Blocks: blocks(2), Info: peer.Info{ID: id(2), Known: true, Transports: []string{"fast", "slow"}}}}}
+	b.in = router.Input{
+		Self: id(1), Pools: pools, Blocks: blocks(1), Hosts: []netip.Addr{addr("10.32.4.%d", 1)},
+		Peers: []router.Peer{{Blocks: blocks(2), Info: peer.Info{ID: id(2), Known: true, Transports: []string{"fast", "slow"}}}},
+	}
 	return b
 }
 
 // run keeps the router going inside a bubble until the returned function is called.
 func (b *bench) run(t *testing.T) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
@@ -156,9 +165,11 @@ func TestNothingMovesBeforeWhatRefuses(t *testing.T) {
 		}
 		defer b.run(t)()
 		log := b.h.Log()
-		order := []string{"set route unreachable 10.32.0.0/12", "set route unreachable fd77::/96", "filter",
+		order := []string{
+			"set route unreachable 10.32.0.0/12", "set route unreachable fd77::/96", "filter",
 			"set net/ipv6/conf/eth0/accept_ra = 2", "set net/ipv4/ip_forward = 1", "set net/ipv6/conf/all/forwarding = 1", "plug a/eth0",
-			"set route 10.32.8.0/22 dev weft-a"}
+			"set route 10.32.8.0/22 dev weft-a",
+		}
 		at := -1
 		for _, want := range order {
 			i := slices.IndexFunc(log, func(s string) bool { return strings.HasPrefix(s, want) })

@@ -72,8 +72,10 @@ func (r *Router) publish(in Input, options []option, choices map[peer.ID]Choice,
 	for _, p := range in.Peers {
 		id := p.Info.ID
 		c := choices[id]
-		ps := PeerStatus{Peer: id, Transport: c.Transport, Encrypted: sealed[c.Transport], Reason: c.Reason, Rejected: c.Rejected,
-			MTU: o.mtu[id], Since: c.Since}
+		ps := PeerStatus{
+			Peer: id, Transport: c.Transport, Encrypted: sealed[c.Transport], Reason: c.Reason, Rejected: c.Rejected,
+			MTU: o.mtu[id], Since: c.Since,
+		}
 		for _, d := range r.drivers {
 			if l, ok := d.links[id]; ok && d.Name == c.Transport {
 				ps.Link = l

@@ -139,8 +139,10 @@ func (h *Host) linkIndex(name string, known map[string]int) (int, error) {
 }
 
 func (h *Host) changeRoute(op Op, want *Route, indexes map[string]int) error {
-	r := &netlink.Route{Dst: toIPNet(want.Dst), Protocol: Protocol, Priority: want.Metric, MTU: want.MTU,
-		Table: unix.RT_TABLE_MAIN, Src: toIP(want.Src), Family: netlink.FAMILY_V4}
+	r := &netlink.Route{
+		Dst: toIPNet(want.Dst), Protocol: Protocol, Priority: want.Metric, MTU: want.MTU,
+		Table: unix.RT_TABLE_MAIN, Src: toIP(want.Src), Family: netlink.FAMILY_V4,
+	}
 	if want.Dst.Addr().Is6() {
 		r.Family = netlink.FAMILY_V6
 		if want.Metric == 0 {

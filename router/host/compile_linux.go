@@ -316,8 +316,10 @@ func literal(kind, value string) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("unknown family %q", value)
 	case "inet_proto":
-		protos := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP,
-			"ipv6-icmp": unix.IPPROTO_ICMPV6}
+		protos := map[string]byte{
+			"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP,
+			"ipv6-icmp": unix.IPPROTO_ICMPV6,
+		}
 		if p, ok := protos[value]; ok {
 			return []byte{p}, nil
 		}

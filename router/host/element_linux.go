@@ -224,8 +224,10 @@ func predecessor(b []byte) []byte {
 }
 
 func setType(kind string) (nftables.SetDatatype, error) {
-	types := map[string]nftables.SetDatatype{"ipv4_addr": nftables.TypeIPAddr, "ipv6_addr": nftables.TypeIP6Addr,
-		"ether_addr": nftables.TypeEtherAddr, "inet_service": nftables.TypeInetService, "ifname": nftables.TypeIFName}
+	types := map[string]nftables.SetDatatype{
+		"ipv4_addr": nftables.TypeIPAddr, "ipv6_addr": nftables.TypeIP6Addr,
+		"ether_addr": nftables.TypeEtherAddr, "inet_service": nftables.TypeInetService, "ifname": nftables.TypeIFName,
+	}
 	var parts []nftables.SetDatatype
 	for part := range strings.SplitSeq(kind, " . ") {
 		t, ok := types[part]

@@ -264,8 +264,10 @@ func (want compiledSet) send(c *nftables.Conn, table *nftables.Table, have *tabl
 		ch := &nftables.Chain{Table: table, Name: name}
 		c.FlushChain(ch)
 		for _, r := range want.chains[name].rules {
-			c.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: r.exprs,
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.mark)})
+			c.AddRule(&nftables.Rule{
+				Table: table, Chain: ch, Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.mark),
+			})
 		}
 		changes++
 	}
@@ -330,10 +332,12 @@ func kernelChain(table *nftables.Table, c Chain) *nftables.Chain {
 	if c.Hook == "" {
 		return out
 	}
-	hooks := map[Hook]*nftables.ChainHook{Prerouting: nftables.ChainHookPrerouting, Input: nftables.ChainHookInput,
-		Forward: nftables.ChainHookForward, Output: nftables.ChainHookOutput, Postrouting: nftables.ChainHookPostrouting}
+	hooks := map[Hook]*nftables.ChainHook{
+		Prerouting: nftables.ChainHookPrerouting, Input: nftables.ChainHookInput,
+		Forward: nftables.ChainHookForward, Output: nftables.ChainHookOutput, Postrouting: nftables.ChainHookPostrouting,
+	}
 	out.Hooknum = hooks[c.Hook]
-	out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority))
+	out.Priority = new(nftables.ChainPriority(c.Priority))
 	out.Type = nftables.ChainTypeFilter
 	if c.NAT {
 		out.Type = nftables.ChainTypeNAT
@@ -345,6 +349,9 @@ func kernelChain(table *nftables.Table, c Chain) *nftables.Chain {
 
 // RemoveFilter deletes the table with everything in it.
 func (h *Host) RemoveFilter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	f := &h.filter
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -43,7 +43,8 @@ func TestFilterSettlesAtOnceAndStaysSettled(t *testing.T) {
 			}},
 			{Name: "nat", Hook: host.Postrouting, Priority: 100, NAT: true, Rules: []string{`oifname "lo" return`, `ip saddr @a4 masquerade fully-random`}},
 			{Name: "clamp", Hook: host.Forward, Priority: -150, Rules: []string{
-				`iifname "weft-*" tcp flags syn tcp option maxseg size set rt mtu`}},
+				`iifname "weft-*" tcp flags syn tcp option maxseg size set rt mtu`,
+			}},
 		},
 	}
 	n, err := h.Filter(t.Context(), rs)
@@ -57,8 +58,10 @@ func TestFilterSettlesAtOnceAndStaysSettled(t *testing.T) {
 		t.Fatalf("from another process: %d changes, %v; want none", n, err)
 	}
 	// Another owner's part neither disturbs nor is disturbed.
-	vx := host.Ruleset{Owner: "vx", Sets: []host.FilterSet{{Name: "vx.s", Type: "ipv4_addr", Elements: []string{"192.0.2.9"}}},
-		Chains: []host.Chain{{Name: "vx.in", Hook: host.Input, Rules: []string{`ip saddr @vx.s drop`}}}}
+	vx := host.Ruleset{
+		Owner: "vx", Sets: []host.FilterSet{{Name: "vx.s", Type: "ipv4_addr", Elements: []string{"192.0.2.9"}}},
+		Chains: []host.Chain{{Name: "vx.in", Hook: host.Input, Rules: []string{`ip saddr @vx.s drop`}}},
+	}
 	if n, err := h.Filter(t.Context(), vx); err != nil || n == 0 {
 		t.Fatalf("other owner: %d changes, %v", n, err)
 	}
@@ -132,8 +135,10 @@ func BenchmarkFilterThousandPeers(b *testing.B) {
 		blocks = append(blocks, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(32 + i>>6), byte(i << 2), 0}), 22).String())
 		nodes = append(nodes, netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}).String()+" . 6783")
 	}
-	rs := host.Ruleset{Sets: []host.FilterSet{{Name: "peers4", Type: "ipv4_addr", Interval: true, Elements: blocks},
-		{Name: "nodes4", Type: "ipv4_addr . inet_service", Elements: nodes}}}
+	rs := host.Ruleset{Sets: []host.FilterSet{
+		{Name: "peers4", Type: "ipv4_addr", Interval: true, Elements: blocks},
+		{Name: "nodes4", Type: "ipv4_addr . inet_service", Elements: nodes},
+	}}
 	if _, err := h.Filter(b.Context(), rs); err != nil {
 		b.Fatal(err)
 	}

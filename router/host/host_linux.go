@@ -124,7 +124,7 @@ func openNetNS(path string) (netns.NsHandle, error) {
 	if err != nil {
 		return netns.None(), &NetNSError{path, err.Error(), err}
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	if err != nil || kind != unix.CLONE_NEWNET {
 		return netns.None(), &NetNSError{path, "this file is not a network namespace", unix.EINVAL}

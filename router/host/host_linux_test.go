@@ -62,8 +62,10 @@ func TestTUNOutlivesItsHolder(t *testing.T) {
 	}
 	t.Logf("offloads: %+v", off)
 	first := index()
-	if err := h.Apply(t.Context(), []host.Change{{Link: &host.Link{Name: "weft-sl", Up: true, MTU: 1420}},
-		{Route: &host.Route{Dst: netip.MustParsePrefix("10.32.8.0/22"), Link: "weft-sl", MTU: 1420}}}); err != nil {
+	if err := h.Apply(t.Context(), []host.Change{
+		{Link: &host.Link{Name: "weft-sl", Up: true, MTU: 1420}},
+		{Route: &host.Route{Dst: netip.MustParsePrefix("10.32.8.0/22"), Link: "weft-sl", MTU: 1420}},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	closeAll(files)
@@ -103,7 +105,7 @@ func TestTUNOutlivesItsHolder(t *testing.T) {
 	}
 	closeAll(files)
 	for range files[1:] {
-		<-got
+		<-got //nolint:errcheck // it was closed
 	}
 	files, off = open(1, false)
 	if off.VnetHdr || off.TSO || off.USO || off.Reason == "" {
@@ -123,8 +125,10 @@ func TestTUNOutlivesItsHolder(t *testing.T) {
 
 func TestProbesAnswer(t *testing.T) {
 	hosttest.NewNS(t) // skips without the rights
-	for name, probe := range map[string]host.Probe{"veth": host.ProbeVeth, "vxlan": host.ProbeVXLAN, "tun": host.ProbeTUN,
-		"nftables": host.ProbeFilter, "ipv6": host.ProbeIPv6} {
+	for name, probe := range map[string]host.Probe{
+		"veth": host.ProbeVeth, "vxlan": host.ProbeVXLAN, "tun": host.ProbeTUN,
+		"nftables": host.ProbeFilter, "ipv6": host.ProbeIPv6,
+	} {
 		switch err := probe(t.Context()); {
 		case err == nil:
 		case errors.Is(err, host.ErrUnsupported):
@@ -143,8 +147,10 @@ func TestProbesAnswer(t *testing.T) {
 func TestWatchTellsOfDamageAndEnds(t *testing.T) {
 	ns := hosttest.NewNS(t)
 	h := ns.Host()
-	rs := host.Ruleset{Sets: []host.FilterSet{{Name: "s", Type: "ipv4_addr", Elements: []string{"192.0.2.1"}}},
-		Chains: []host.Chain{{Name: "c", Hook: host.Input, Rules: []string{"ip saddr @s drop"}}}}
+	rs := host.Ruleset{
+		Sets:   []host.FilterSet{{Name: "s", Type: "ipv4_addr", Elements: []string{"192.0.2.1"}}},
+		Chains: []host.Chain{{Name: "c", Hook: host.Input, Rules: []string{"ip saddr @s drop"}}},
+	}
 	if _, err := h.Filter(t.Context(), rs); err != nil {
 		t.Fatal(err)
 	}
@@ -186,8 +192,10 @@ func TestPlugBesideAnotherDefaultRoute(t *testing.T) {
 	hosttest.Wire(t, pod, "eth0", []string{"192.0.2.2/24"}, other, "x", []string{"192.0.2.1/24"})
 	pod.Route("0.0.0.0/0", "192.0.2.1")
 	h := machine.Host()
-	v := host.Veth{ID: "a/net1", NetNS: pod.Path, IfName: "net1", MTU: 1420, V4: netip.MustParseAddr("10.32.0.9"),
-		V6: netip.MustParseAddr("fd77::9"), Routes: []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}}
+	v := host.Veth{
+		ID: "a/net1", NetNS: pod.Path, IfName: "net1", MTU: 1420, V4: netip.MustParseAddr("10.32.0.9"),
+		V6: netip.MustParseAddr("fd77::9"), Routes: []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")},
+	}
 	for range 2 {
 		if err := h.Plug(t.Context(), v); err != nil {
 			t.Fatal(err)
@@ -233,8 +241,10 @@ func TestFailedPlugLeavesNothing(t *testing.T) {
 	machine, pod := hosttest.NewNS(t), hosttest.NewNS(t)
 	h := machine.Host()
 	// The host address does not exist, so the last step, the route, fails.
-	v := host.Veth{ID: "a/eth0", NetNS: pod.Path, IfName: "eth0", MTU: 1420, V4: netip.MustParseAddr("10.32.0.9"),
-		Source4: netip.MustParseAddr("10.32.0.1")}
+	v := host.Veth{
+		ID: "a/eth0", NetNS: pod.Path, IfName: "eth0", MTU: 1420, V4: netip.MustParseAddr("10.32.0.9"),
+		Source4: netip.MustParseAddr("10.32.0.1"),
+	}
 	if err := h.Plug(t.Context(), v); err == nil {
 		t.Fatal("accepted")
 	}
@@ -250,8 +260,10 @@ func TestFailedPlugLeavesNothing(t *testing.T) {
 }
 
 func TestNetNSPath(t *testing.T) {
-	for in, want := range map[string]string{"/proc/1/ns/net": "/proc/1/ns/net", "42": "/proc/42/ns/net", "blue": "/run/netns/blue",
-		"./x": "./x", "-1": "/run/netns/-1"} {
+	for in, want := range map[string]string{
+		"/proc/1/ns/net": "/proc/1/ns/net", "42": "/proc/42/ns/net", "blue": "/run/netns/blue",
+		"./x": "./x", "-1": "/run/netns/-1",
+	} {
 		if got := host.NetNSPath(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}

@@ -16,7 +16,7 @@ import (
 // error that wraps ErrUnsupported and says what would help, or another error when it cannot tell.
 type Probe func(context.Context) error
 
-// ProbeVeth, ProbeVXLAN, ProbeTUN, ProbeFilter and ProbeIPv6 try what their names say.
+// ProbeVeth makes a pair of veth devices.
 func ProbeVeth(ctx context.Context) error {
 	return probe(ctx, "veth devices", "Try: modprobe veth", func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "weft-p0"}, PeerName: "weft-p1"})
@@ -55,8 +55,10 @@ func ProbeFilter(ctx context.Context) error {
 			return err
 		}
 		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "weft-p"})
-		c.AddChain(&nftables.Chain{Table: t, Name: "nat", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting,
-			Priority: nftables.ChainPriorityNATSource})
+		c.AddChain(&nftables.Chain{
+			Table: t, Name: "nat", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting,
+			Priority: nftables.ChainPriorityNATSource,
+		})
 		exprs, _, err := compileRule("ct state established masquerade fully-random", nil)
 		if err != nil {
 			return err
@@ -116,8 +118,10 @@ func classify(what, hint string, err error) error {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return fmt.Errorf("try %s: %w", what, explain(err))
 	}
-	for _, absent := range []unix.Errno{unix.EOPNOTSUPP, unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.EAFNOSUPPORT,
-		unix.EPROTONOSUPPORT, unix.EADDRNOTAVAIL, unix.ENOSYS, unix.ENOPROTOOPT} {
+	for _, absent := range []unix.Errno{
+		unix.EOPNOTSUPP, unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.EAFNOSUPPORT,
+		unix.EPROTONOSUPPORT, unix.EADDRNOTAVAIL, unix.ENOSYS, unix.ENOPROTOOPT,
+	} {
 		if errors.Is(err, absent) {
 			return fmt.Errorf("%s: %w (%w). %s", what, ErrUnsupported, err, hint)
 		}

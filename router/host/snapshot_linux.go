@@ -38,8 +38,10 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*Snapshot, error
 	}
 	for _, a := range addrs {
 		if p, ok := toPrefix(a.IPNet); ok {
-			s.Addresses = append(s.Addresses, Address{Link: names[a.LinkIndex], Prefix: p,
-				Passive: a.Flags&unix.IFA_F_DEPRECATED != 0})
+			s.Addresses = append(s.Addresses, Address{
+				Link: names[a.LinkIndex], Prefix: p,
+				Passive: a.Flags&unix.IFA_F_DEPRECATED != 0,
+			})
 		}
 	}
 	for _, family := range h.families() {
@@ -104,8 +106,10 @@ func (h *Host) families() []int {
 
 func toLink(l netlink.Link) Link {
 	a := l.Attrs()
-	out := Link{Name: a.Name, Index: a.Index, Kind: l.Type(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
-		MAC: a.HardwareAddr.String()}
+	out := Link{
+		Name: a.Name, Index: a.Index, Kind: l.Type(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
+		MAC: a.HardwareAddr.String(),
+	}
 	switch l := l.(type) {
 	case *netlink.Device:
 		out.Kind = ""
@@ -156,8 +160,10 @@ func toRoute(r netlink.Route, names map[int]string) []Route {
 	if !ok {
 		return nil
 	}
-	out := Route{Dst: dst, Link: names[r.LinkIndex], Src: toAddr(r.Src), MTU: r.MTU, Metric: r.Priority,
-		Ours: r.Protocol == Protocol}
+	out := Route{
+		Dst: dst, Link: names[r.LinkIndex], Src: toAddr(r.Src), MTU: r.MTU, Metric: r.Priority,
+		Ours: r.Protocol == Protocol,
+	}
 	if r.Gw != nil {
 		out.Via = toAddr(r.Gw)
 	} else if via, ok := r.Via.(*netlink.Via); ok && via != nil {
@@ -186,8 +192,10 @@ func toRoute(r netlink.Route, names map[int]string) []Route {
 }
 
 func toRule(r netlink.Rule, family int) Rule {
-	out := Rule{V6: family == netlink.FAMILY_V6, Priority: r.Priority, IIf: r.IifName,
-		Drop: r.Table != unix.RT_TABLE_MAIN, Ours: r.Protocol == Protocol}
+	out := Rule{
+		V6: family == netlink.FAMILY_V6, Priority: r.Priority, IIf: r.IifName,
+		Drop: r.Table != unix.RT_TABLE_MAIN, Ours: r.Protocol == Protocol,
+	}
 	out.From, _ = toPrefix(r.Src)
 	out.To, _ = toPrefix(r.Dst)
 	return out
@@ -216,8 +224,10 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error)
 			if family != unix.AF_BRIDGE && a.IsMulticast() {
 				continue
 			}
-			out = append(out, Neighbour{Link: link, Addr: a, MAC: e.HardwareAddr.String(),
-				Underlay: family == unix.AF_BRIDGE})
+			out = append(out, Neighbour{
+				Link: link, Addr: a, MAC: e.HardwareAddr.String(),
+				Underlay: family == unix.AF_BRIDGE,
+			})
 		}
 	}
 	return out, nil

@@ -92,8 +92,10 @@ func (p *plugging) pair() (made bool, err error) {
 	if inPod != nil {
 		return false, &IfNameError{NetNS: p.v.NetNS, IfName: p.v.IfName}
 	}
-	l := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: p.v.IfName, PeerHardwareAddr: p.peer,
-		PeerNamespace: netlink.NsFd(p.ns), PeerMTU: uint32(p.v.MTU)}
+	l := &netlink.Veth{
+		LinkAttrs: netlink.NewLinkAttrs(), PeerName: p.v.IfName, PeerHardwareAddr: p.peer,
+		PeerNamespace: netlink.NsFd(p.ns), PeerMTU: uint32(p.v.MTU),
+	}
 	l.Name, l.HardwareAddr, l.MTU = p.name, p.mac, p.v.MTU
 	if err := p.h.nl.LinkAdd(l); err != nil {
 		return false, fmt.Errorf("make veth pair: %w", explain(err))
@@ -255,8 +257,10 @@ func neighbour(nl *netlink.Handle, l netlink.Link, addr netip.Addr, mac net.Hard
 	if addr.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	return nl.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: family, State: unix.NUD_PERMANENT, IP: toIP(addr),
-		HardwareAddr: mac})
+	return nl.NeighSet(&netlink.Neigh{
+		LinkIndex: l.Attrs().Index, Family: family, State: unix.NUD_PERMANENT, IP: toIP(addr),
+		HardwareAddr: mac,
+	})
 }
 
 // setSysctls writes the values inside ns. Where IPv6 is not wanted, its values may be missing.

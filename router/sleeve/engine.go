@@ -121,7 +121,8 @@ func New(c Config) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
-	e.handshakes = handshakes{e: e, queue: make(chan knock, handshakeQueue)}
+	e.handshakes.e = e
+	e.handshakes.queue, e.handshakes.proven = make(chan knock, handshakeQueue), make(chan knock, provenQueue)
 	e.controls = controls{e: e, deliver: c.Deliver, queue: make(chan control, controlQueue)}
 	e.routes.Store(new(routes))
 	e.local.Store(new(bart.Lite))
@@ -291,6 +292,7 @@ func (e *Engine) release(r *remote, waiting []queued) {
 		n := copy(o.in[tunRoom:], q.b)
 		o.packet(q.v, o.in, n, e.now())
 	}
+	o.flush(e.now())
 }
 
 // send sends what links made.

@@ -79,3 +79,26 @@ func TestPacketsWaitForTheSession(t *testing.T) {
 		t.Fatalf("got %x", got)
 	}
 }
+
+// TestOrderIsKept sends bursts of every size, which leave together or apart.
+func TestOrderIsKept(t *testing.T) {
+	for name, offload := range offloads {
+		t.Run(name, func(t *testing.T) {
+			a, b := newHost(t, 1, offload), newHost(t, 2, offload)
+			mesh(t, a, b)
+			up(t, a, b)
+			for i := range 20 {
+				var sent [][]byte
+				for j := range 20 {
+					sent = append(sent, udpPacket(a.pod(), b.pod(), bytes.Repeat([]byte{byte(j)}, 10+(i*j)%7*100)))
+					a.write(vnet{}, sent[j])
+				}
+				for j, want := range sent {
+					if _, got := b.read(); !bytes.Equal(got, want) {
+						t.Fatalf("burst %d: packet %d is %x, want %x", i, j, got[:40], want[:40])
+					}
+				}
+			}
+		})
+	}
+}

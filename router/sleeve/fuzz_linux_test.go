@@ -56,7 +56,7 @@ func FuzzDatagrams(f *testing.F) {
 			t.Errorf("delivered something out of %x", b)
 		}
 		if len(p.e.handshakes.queue) > 0 {
-			p.e.handshakes.one(<-p.e.handshakes.queue, new(noise.Cookies), &limiter{}, time.Now())
+			p.e.handshakes.one(<-p.e.handshakes.queue, &limiter{}, &limiter{}, time.Now())
 		}
 	})
 }
@@ -116,5 +116,6 @@ func FuzzOutbound(f *testing.F) {
 		}
 		n := copy(p.out.in[tunRoom:], b)
 		p.out.packet(vnet{flags: flags, kind: kind, segment: segment, sumStart: start, sumInStart: in}, p.out.in, n, 1)
+		p.out.flush(1)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"weft/crypto/noise"
@@ -13,78 +14,117 @@ import (
 // Limits of handshakes, so that garbage costs little.
 const (
 	handshakeQueue = 256
+	provenQueue    = 64
 	handshakeLoad  = handshakeQueue / 8 // waiting messages from which on senders must prove their address
 
-	sourceRate  = 20   // handshakes a second from one /24 or /56
+	sourceRate  = 20   // handshakes a second from one network (/24, /56), or one proven address (/32, /64)
 	sourceBurst = 40   // at once
 	sourceTable = 1024 // sources that are remembered
 )
 
 // knock is a handshake message that arrived.
 type knock struct {
-	b    []byte
-	from netip.AddrPort
+	b      []byte
+	from   netip.AddrPort
+	proven bool // its sender receives at from, or we asked for it
 }
 
-// handshakes takes handshake messages from the receive workers, who must not spend 200 µs on one.
+// handshakes takes handshake messages from the receive workers, who must not spend 200 µs on one. Those that answer us or
+// prove their sender's address do not wait behind the others: a flood costs its victims the others only.
 type handshakes struct {
-	e     *Engine
-	queue chan knock
+	e      *Engine
+	queue  chan knock
+	proven chan knock
+
+	mu      sync.Mutex
+	cookies noise.Cookies
 }
 
 // offer copies b and queues it, if whoever sent it knows our public key.
-func (h *handshakes) offer(b []byte, from netip.AddrPort) {
+func (h *handshakes) offer(b []byte, from netip.AddrPort, now time.Time) {
 	n := h.e.node.Load()
 	if n == nil {
 		h.e.drops.add(dropStranger, 1)
 		return
 	}
-	if noise.Type(b) != noise.TypeCookie && n.local.Key.Check(b) != nil {
-		h.e.drops.add(dropMAC, 1)
-		return
+	k := knock{from: from}
+	switch noise.Type(b) {
+	case noise.TypeCookie:
+		k.proven = true
+	default:
+		if n.local.Key.Check(b) != nil {
+			h.e.drops.add(dropMAC, 1)
+			return
+		}
+		k.proven = noise.Type(b) == noise.TypeResponse || len(h.queue) >= handshakeLoad && h.valid(b, from, now)
 	}
+	queue := h.queue
+	if k.proven {
+		if queue = h.proven; noise.Type(b) != noise.TypeInitiation {
+			if entry, ok := h.e.indexes.find(noise.Index(b)); !ok || entry.keys != nil {
+				h.e.drops.add(dropUnknownIndex, 1)
+				return
+			}
+		}
+	}
+	k.b = slices.Clone(b)
 	select {
-	case h.queue <- knock{slices.Clone(b), from}:
+	case queue <- k:
 	default:
 		h.e.drops.add(dropRate, 1)
 	}
 }
 
+func (h *handshakes) valid(b []byte, from netip.AddrPort, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cookies.Valid(b, from, now)
+}
+
 // run answers until ctx ends.
 func (h *handshakes) run(ctx context.Context) {
-	var cookies noise.Cookies
-	sources := limiter{}
+	byNetwork, byAddress := limiter{}, limiter{}
 	for {
+		var k knock
 		select {
-		case <-ctx.Done():
-			return
-		case k := <-h.queue:
-			h.one(k, &cookies, &sources, time.Now())
+		case k = <-h.proven:
+		default:
+			select {
+			case <-ctx.Done():
+				return
+			case k = <-h.proven:
+			case k = <-h.queue:
+			}
 		}
+		h.one(k, &byNetwork, &byAddress, time.Now())
 	}
 }
 
-func (h *handshakes) one(k knock, cookies *noise.Cookies, sources *limiter, now time.Time) {
+func (h *handshakes) one(k knock, byNetwork, byAddress *limiter, now time.Time) {
 	e := h.e
 	n := e.node.Load()
 	if n == nil {
 		return
 	}
-	switch noise.Type(k.b) {
-	case noise.TypeInitiation:
-		if len(h.queue) >= handshakeLoad && !cookies.Valid(k.b, k.from, now) {
-			e.drops.add(dropCookie, 1)
-			e.send(message{k.from, cookies.Reply(n.local.Key, k.b, k.from, now)})
-			return
-		}
-		if !sources.allow(k.from.Addr(), now) {
-			e.drops.add(dropRate, 1)
-			return
-		}
-		h.initiation(n, k, now)
-	case noise.TypeResponse, noise.TypeCookie:
+	if noise.Type(k.b) != noise.TypeInitiation {
 		h.reply(k, now)
+		return
 	}
+	if !k.proven && len(h.queue) >= handshakeLoad {
+		e.drops.add(dropCookie, 1)
+		h.mu.Lock()
+		b := h.cookies.Reply(n.local.Key, k.b, k.from, now)
+		h.mu.Unlock()
+		e.send(message{k.from, b})
+		return
+	}
+	// A proven address has a bucket of its own, which its neighbours cannot empty.
+	allowed := k.proven && byAddress.allow(k.from.Addr(), 32, 64, now) || !k.proven && byNetwork.allow(k.from.Addr(), 24, 56, now)
+	if !allowed {
+		e.drops.add(dropRate, 1)
+		return
+	}
+	h.initiation(n, k, now)
 }
 
 // initiation answers message 1 of a known peer.
@@ -179,10 +219,10 @@ type bucket struct {
 	at     time.Time
 }
 
-func (l *limiter) allow(a netip.Addr, now time.Time) bool {
-	bits := 24
+func (l *limiter) allow(a netip.Addr, bits4, bits6 int, now time.Time) bool {
+	bits := bits4
 	if a.Is6() {
-		bits = 56
+		bits = bits6
 	}
 	p, _ := a.Prefix(bits)
 	b := (*l)[p]

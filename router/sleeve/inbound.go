@@ -59,7 +59,7 @@ func (in *inbound) datagram(b []byte, tos uint8, from netip.AddrPort, now time.T
 	h, ok := parseHeader(b)
 	if !ok {
 		if noise.Type(b) != 0 {
-			in.e.handshakes.offer(b, from)
+			in.e.handshakes.offer(b, from, now)
 			return
 		}
 		in.e.drops.add(dropMalformed, 1)

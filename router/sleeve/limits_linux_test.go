@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -196,7 +197,6 @@ func TestSettersRefuse(t *testing.T) {
 	for name, err := range map[string]error{
 		"no id":             e.SetIdentity(Identity{NoisePrivate: [32]byte{1}}),
 		"no peer id":        e.SetPeers([]Peer{{NoisePublic: [32]byte{1}}}),
-		"no peer key":       e.SetPeers([]Peer{{ID: one}}),
 		"one key twice":     e.SetPeers([]Peer{{ID: one, NoisePublic: [32]byte{1}}, {ID: two, NoisePublic: [32]byte{1}}}),
 		"one id twice":      e.SetPeers([]Peer{{ID: one, NoisePublic: [32]byte{1}}, {ID: one, NoisePublic: [32]byte{2}}}),
 		"one block twice":   e.SetTunnels([]router.Tunnel{{Peer: one, Blocks: []netip.Prefix{block}}, {Peer: two, Blocks: []netip.Prefix{block}}}),
@@ -208,6 +208,33 @@ func TestSettersRefuse(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// TestPeerWithoutKey: who wants peers and has not heard the key of one says so, and the session stays.
+func TestPeerWithoutKey(t *testing.T) {
+	a, b := newHost(t, 1, Offload{}), newHost(t, 2, Offload{})
+	mesh(t, a, b)
+	up(t, a, b)
+	before := a.stats(b).Handshakes
+	if err := a.e.SetPeers([]Peer{{ID: b.id}, {ID: peer.ID{9}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.e.Send(b.id, []byte("still here")); err != nil {
+		t.Errorf("the session is gone: %v", err)
+	}
+	if err := a.e.Send(peer.ID{9}, nil); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("a stranger without a key became a peer: %v", err)
+	}
+	if got := a.stats(b).Handshakes; got != before {
+		t.Errorf("%d handshakes, %d before", got, before)
+	}
+	// Another peer that claims its key now has it.
+	if err := a.e.SetPeers([]Peer{{ID: b.id}, {ID: peer.ID{9}, NoisePublic: b.public}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.e.Send(b.id, nil); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -260,7 +287,7 @@ func TestLimiter(t *testing.T) {
 	now := time.Unix(0, 0)
 	count := func(a string) (n int) {
 		for range 100 {
-			if l.allow(netip.MustParseAddr(a), now) {
+			if l.allow(netip.MustParseAddr(a), 24, 56, now) {
 				n++
 			}
 		}
@@ -283,7 +310,7 @@ func TestLimiter(t *testing.T) {
 		t.Errorf("%d a second later", n)
 	}
 	for i := range 3 * sourceTable {
-		l.allow(netip.AddrFrom4([4]byte{byte(i >> 8), byte(i), 1, 1}), now)
+		l.allow(netip.AddrFrom4([4]byte{byte(i >> 8), byte(i), 1, 1}), 24, 56, now)
 	}
 	if len(l) > sourceTable {
 		t.Errorf("%d sources are remembered", len(l))
@@ -306,5 +333,34 @@ func TestListenUDP(t *testing.T) {
 	}
 	if _, err := ListenUDP(t.Context(), netip.AddrPortFrom(netip.IPv4Unspecified(), ports[0])); err == nil {
 		t.Error("a port in use is given")
+	}
+}
+
+// TestBusyQueueCanBeTakenAway closes queues while packets keep coming, so that some are closed between two reads.
+func TestBusyQueueCanBeTakenAway(t *testing.T) {
+	a, b := newHost(t, 1, Offload{}), newHost(t, 2, Offload{})
+	mesh(t, a, b)
+	up(t, a, b)
+	p := udpPacket(a.pod(), b.pod(), make([]byte, 500))
+	for range 100 {
+		engine, kernel := tunPair(t)
+		for range 50 {
+			if _, err := kernel.Write(p); err != nil {
+				break // full
+			}
+		}
+		if err := a.e.SetTUN([]*os.File{engine}, Offload{}); err != nil {
+			t.Fatal(err)
+		}
+		a.tun.Close()
+		a.tun = kernel
+	}
+	t.Cleanup(func() { a.stop(); a.tun.Close() })
+	done := make(chan struct{})
+	go func() { a.stop(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("the engine does not end")
 	}
 }

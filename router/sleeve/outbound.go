@@ -8,23 +8,54 @@ import (
 // which is written over that header.
 const tunRoom = 16
 
-// outbound is a worker: it reads one TUN queue, seals on one lane, and sends, each packet to its end.
+// outbound is a worker: it reads one TUN queue, seals on one lane, and sends, each packet to its end. Packets of one size
+// that wait in the queue together leave in one send; none waits for another to come.
 type outbound struct {
 	e    *Engine
 	lane uint8
 	id   uint16 // of the last super-packet
 
-	in  []byte // tunRoom, then what was read
-	out []byte // sealed datagrams, back to back
-	oob []byte
-	cut cut
+	in   []byte // tunRoom, then what was read
+	read reader
+	oob  []byte
+	cut  cut
+	pack pack
+}
+
+// pack are sealed datagrams that leave together: all of size bytes, the last may be shorter.
+type pack struct {
+	out   []byte // the datagrams, back to back
+	r     *remote
+	s     *sending
+	tos   uint8
+	size  int
+	count int
+	bytes int // of the packets inside
+	ended bool
+}
+
+// begin starts an empty one.
+func (n *pack) begin(r *remote, s *sending, tos uint8, size int) {
+	*n = pack{out: n.out[:0], r: r, s: s, tos: tos, size: size}
+}
+
+// takes reports whether one more datagram fits.
+func (n *pack) takes(s *sending, tos uint8, size int) bool {
+	return n.count > 0 && !n.ended && n.s == s && n.tos == tos && size <= n.size &&
+		n.count < maxSegments && len(n.out)+size <= maxSend
+}
+
+// added counts a datagram that was appended to out.
+func (n *pack) added(size, bytes int) {
+	n.count++
+	n.bytes += bytes
+	n.ended = size < n.size
 }
 
 func newOutbound(e *Engine, lane uint8) *outbound {
-	return &outbound{
-		e: e, lane: lane,
-		in: make([]byte, tunRoom+maxPacket+1), out: make([]byte, 0, maxSend+overhead), oob: make([]byte, sendOOB),
-	}
+	o := &outbound{e: e, lane: lane, in: make([]byte, tunRoom+maxPacket+1), oob: make([]byte, sendOOB)}
+	o.pack.out = make([]byte, 0, maxSend+overhead)
+	return o
 }
 
 // run reads until the file is closed.
@@ -33,9 +64,15 @@ func (o *outbound) run(f *os.File, offload Offload) {
 	if offload.Vnet {
 		head = vnetSize
 	}
+	o.read.init(f)
 	for {
-		n, err := f.Read(o.in[tunRoom-head:])
+		n, err := o.read.now(o.in[tunRoom-head:])
+		if n == 0 && err == nil { // nothing waits
+			o.flush(o.e.now())
+			n, err = f.Read(o.in[tunRoom-head:])
+		}
 		if err != nil {
+			o.flush(o.e.now())
 			if o.e.readFailed("TUN", err) {
 				return
 			}
@@ -52,7 +89,8 @@ func (o *outbound) run(f *os.File, offload Offload) {
 	}
 }
 
-// packet carries the packet of n bytes that stands in buf behind tunRoom bytes. buf is used up.
+// packet seals the packet of n bytes that stands in buf behind tunRoom bytes. buf is used up. What was sealed leaves with
+// flush at the latest.
 func (o *outbound) packet(v vnet, buf []byte, n int, now int64) {
 	p, ok := parsePacket(buf[tunRoom : tunRoom+n])
 	if !ok {
@@ -97,9 +135,13 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 			r.drops.add(dropTooBig, 1)
 			return
 		}
-		o.out = o.out[:0]
-		if o.seal(r, s, meta{kind: kind}, buf[tunRoom-metaSize:tunRoom+len(p.b)]) {
-			o.flush(r, s, p.tos, len(o.out), len(p.b), 1, now)
+		size, tos := len(p.b)+overhead, p.tos&ecnMask
+		if !o.pack.takes(s, tos, size) {
+			o.flush(now)
+			o.pack.begin(r, s, tos, size)
+		}
+		if o.seal(meta{kind: kind}, buf[tunRoom-metaSize:tunRoom+len(p.b)]) {
+			o.pack.added(size, len(p.b))
 		}
 		return
 	}
@@ -116,76 +158,82 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 
 // segments sends what is prepared in o.cut, as many segments at a time as one send takes.
 func (o *outbound) segments(r *remote, s *sending, kind, tos uint8, now int64) {
-	datagram := o.cut.headers + o.cut.size + overhead
-	if datagram > maxSend {
+	o.flush(now)
+	size := o.cut.headers + o.cut.size + overhead
+	if size > maxSend {
 		r.drops.add(dropTooBig, o.cut.count)
 		return
 	}
-	batch := min(maxSegments, maxSend/datagram)
 	o.id++
 	lane := &s.keys.send[o.lane]
 	for i := 0; i < o.cut.count; {
-		o.out = o.out[:0]
-		bytes, from := 0, i
+		o.pack.begin(r, s, tos&ecnMask, size)
 		lane.Lock()
-		for ; i < o.cut.count && i < from+batch; i++ {
+		for ; i < o.cut.count && len(o.pack.out)+size <= maxSend && o.pack.count < maxSegments; i++ {
 			b := o.cut.segment(i)
-			bytes += len(b) - metaSize
 			// The receiver wants places to follow each other, not to be unique: beyond 255 they start again.
-			if !o.sealLocked(r, s, lane, meta{kind: kind, place: uint8(i), id: o.id}, b) {
+			if !o.sealLocked(lane, meta{kind: kind, place: uint8(i), id: o.id}, b) {
 				lane.Unlock()
 				return
 			}
+			o.pack.added(len(b)-metaSize+overhead, len(b)-metaSize)
 		}
 		lane.Unlock()
-		o.flush(r, s, tos, datagram, bytes, i-from, now)
+		o.flush(now)
 	}
 }
 
-// seal appends one sealed datagram to o.out. The first metaSize bytes of b are room for m.
-func (o *outbound) seal(r *remote, s *sending, m meta, b []byte) bool {
-	lane := &s.keys.send[o.lane]
+// seal appends one sealed datagram to the pack. The first metaSize bytes of b are room for m.
+func (o *outbound) seal(m meta, b []byte) bool {
+	lane := &o.pack.s.keys.send[o.lane]
 	lane.Lock()
 	defer lane.Unlock()
-	return o.sealLocked(r, s, lane, m, b)
+	return o.sealLocked(lane, m, b)
 }
 
-func (o *outbound) sealLocked(r *remote, s *sending, lane *sendLane, m meta, b []byte) bool {
-	if err := lane.ready(s.keys, o.lane); err != nil {
-		r.drops.add(dropNoSession, 1)
+func (o *outbound) sealLocked(lane *sendLane, m meta, b []byte) bool {
+	n := &o.pack
+	if err := lane.ready(n.s.keys, o.lane); err != nil {
+		n.r.drops.add(dropNoSession, 1)
 		return false
 	}
 	m.put(b)
-	start := len(o.out)
-	o.out = o.out[:start+headerSize]
-	head := o.out[start:]
-	header{lane: o.lane, index: s.keys.far, counter: lane.sealer.Next()}.put(head)
-	out, err := lane.sealer.Seal(o.out, b, head)
+	start := len(n.out)
+	n.out = n.out[:start+headerSize]
+	head := n.out[start:]
+	header{lane: o.lane, index: n.s.keys.far, counter: lane.sealer.Next()}.put(head)
+	out, err := lane.sealer.Seal(n.out, b, head)
 	if err != nil { // the link makes new keys
-		o.out = o.out[:start]
-		r.drops.add(dropNoSession, 1)
+		n.out = n.out[:start]
+		n.r.drops.add(dropNoSession, 1)
 		return false
 	}
-	o.out = out
+	n.out = out
 	return true
 }
 
-// flush sends the sealed datagrams in o.out, which carry count packets of bytes together.
-func (o *outbound) flush(r *remote, s *sending, tos uint8, datagram, bytes, count int, now int64) {
-	sock := o.e.sockets.Load().to(s.to)
-	if sock == nil {
-		r.drops.add(dropSend, count)
+// flush sends the pack, if there is one.
+func (o *outbound) flush(now int64) {
+	n := &o.pack
+	if n.count == 0 {
 		return
 	}
-	refused, err := sock.send(o.out, datagram, s.to, tos&ecnMask, o.oob)
+	count := n.count
+	n.count = 0
+	sock := o.e.sockets.Load().to(n.s.to)
+	if sock == nil {
+		n.r.drops.add(dropSend, count)
+		return
+	}
+	refused, err := sock.send(n.out, n.size, n.s.to, n.tos, o.oob)
 	if refused > 0 {
 		why := dropSend
 		if tooBig(err) {
 			why = dropTooBig
 		}
-		r.drops.add(why, refused)
+		n.r.drops.add(why, refused)
 	}
 	if refused < count {
-		r.tx.count(count-refused, bytes, now)
+		n.r.tx.count(count-refused, n.bytes, now)
 	}
 }

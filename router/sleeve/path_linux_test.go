@@ -73,12 +73,13 @@ func newPath(t testing.TB, suite seal.Suite, offload Offload) *path {
 func (p *path) sealed(v vnet, b []byte) (run []byte, size int) {
 	copy(p.out.in[tunRoom:], b)
 	p.out.packet(v, p.out.in, len(b), p.e.now())
-	size = len(p.out.out)
+	p.out.flush(p.e.now())
+	size = len(p.out.pack.out)
 	if v.kind != vnetNone {
 		q, _ := parsePacket(b)
 		size = q.payload + int(v.segment) + overhead
 	}
-	return bytes.Clone(p.out.out), size
+	return bytes.Clone(p.out.pack.out), size
 }
 
 var full = Offload{Vnet: true, TSO: true, USO: true}
@@ -234,6 +235,7 @@ func TestPathDoesNotAllocate(t *testing.T) {
 			if n := testing.AllocsPerRun(100, func() {
 				copy(p.out.in[tunRoom:], c.b)
 				p.out.packet(c.v, p.out.in, len(c.b), p.e.now())
+				p.out.flush(1)
 			}); n != 0 {
 				t.Errorf("%v: sending a %s: %v allocations, want 0", suite, name, n)
 			}
@@ -242,11 +244,12 @@ func TestPathDoesNotAllocate(t *testing.T) {
 			if n := testing.AllocsPerRun(100, func() {
 				copy(p.out.in[tunRoom:], c.b)
 				p.out.packet(c.v, p.out.in, len(c.b), p.e.now())
+				p.out.flush(1)
 				size := overhead + len(c.b)
 				if c.v.kind != 0 {
 					size = overhead + 52 + 1368
 				}
-				p.in.batch(buf[:copy(buf, p.out.out)], size, 0, portOf(p.sink), now)
+				p.in.batch(buf[:copy(buf, p.out.pack.out)], size, 0, portOf(p.sink), now)
 			}); n != 0 {
 				t.Errorf("%v: receiving a %s: %v allocations, want 0", suite, name, n)
 			}
@@ -270,6 +273,7 @@ func BenchmarkOutbound(b *testing.B) {
 				for b.Loop() {
 					copy(p.out.in[tunRoom:], pkt)
 					p.out.packet(v, p.out.in, len(pkt), 1)
+					p.out.flush(1)
 				}
 			})
 		}
@@ -302,5 +306,45 @@ func BenchmarkInbound(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// TestPacketsLeaveTogether: what waits in the queue shares a send as long as it may, and order is kept.
+func TestPacketsLeaveTogether(t *testing.T) {
+	p := newPath(t, seal.AES256GCM, full)
+	give := func(n int) {
+		b := udpPacket(p.src, p.dst, make([]byte, n))
+		copy(p.out.in[tunRoom:], b)
+		p.out.packet(vnet{}, p.out.in, len(b), 1)
+	}
+	for i, step := range []struct{ payload, together int }{
+		{100, 1}, {100, 2}, {100, 3}, // equal ones
+		{50, 4},          // a shorter one ends the send
+		{50, 1}, {51, 1}, // a longer one begins another
+		{51, 2},
+	} {
+		if give(step.payload); p.out.pack.count != step.together {
+			t.Errorf("step %d: %d together, want %d", i, p.out.pack.count, step.together)
+		}
+	}
+	for range 2 * maxSegments {
+		give(51)
+		if p.out.pack.count > maxSegments {
+			t.Fatalf("%d in one send", p.out.pack.count)
+		}
+	}
+	p.out.flush(1)
+	if d := p.r.drops.snapshot(); len(d) != 0 || p.out.pack.count != 0 {
+		t.Errorf("%d left, drops %v", p.out.pack.count, d)
+	}
+}
+
+// BenchmarkKernelTCP is one TCP flow between two namespaces, each with an engine and a TUN device.
+func BenchmarkKernelTCP(b *testing.B) {
+	x, y := twoSites(b, 1500, full, full)
+	const size = 64 << 20
+	b.SetBytes(size)
+	for b.Loop() {
+		transfer(b, x, y, y.inner(), size)
 	}
 }

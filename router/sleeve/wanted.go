@@ -70,12 +70,15 @@ func (e *Engine) SetPeers(peers []Peer) error {
 	ids, keys := make(map[peer.ID]bool, len(peers)), make(map[[noise.KeySize]byte]bool, len(peers))
 	for _, p := range peers {
 		switch {
-		case p.ID.IsZero() || p.NoisePublic == [noise.KeySize]byte{}:
-			return fmt.Errorf("set peers: %q has no id or no key", p.ID.Short())
+		case p.ID.IsZero():
+			return errors.New("set peers: one has no id")
 		case ids[p.ID] || keys[p.NoisePublic]:
 			return fmt.Errorf("set peers: %s or its key is there twice", p.ID.Short())
 		}
-		ids[p.ID], keys[p.NoisePublic] = true, true
+		ids[p.ID] = true
+		if p.NoisePublic != [noise.KeySize]byte{} {
+			keys[p.NoisePublic] = true
+		}
 	}
 	now := time.Now()
 	e.mu.Lock()
@@ -91,6 +94,12 @@ func (e *Engine) SetPeers(peers []Peer) error {
 			continue
 		}
 		r := before[p.ID]
+		if p.NoisePublic == [noise.KeySize]byte{} {
+			if r != nil && !keys[r.link.key] {
+				e.peers[p.ID], e.keys[r.link.key] = r, r
+			}
+			continue
+		}
 		if r != nil && r.link.key != p.NoisePublic { // the key never changes, so it may be read without the lock
 			r = nil
 		}

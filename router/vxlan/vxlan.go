@@ -147,8 +147,10 @@ func (t *transport) device(ctx context.Context) error {
 		exists = false
 	}
 	if !exists || !now.Up {
-		changes = append(changes, host.Change{Link: &host.Link{Name: Device, Up: true, MAC: mac,
-			VXLAN: &host.VXLAN{VNI: vni, Port: Port}}})
+		changes = append(changes, host.Change{Link: &host.Link{
+			Name: Device, Up: true, MAC: mac,
+			VXLAN: &host.VXLAN{VNI: vni, Port: Port},
+		}})
 	}
 	return t.host.Apply(ctx, changes)
 }
@@ -209,7 +211,8 @@ func rules(want []router.Tunnel) host.Ruleset {
 		}
 	}
 	port := strconv.Itoa(Port)
-	return host.Ruleset{Owner: owner,
+	return host.Ruleset{
+		Owner: owner,
 		Sets: []host.FilterSet{
 			{Name: "vx.from", Type: "ipv4_addr", Elements: from},
 			{Name: "vx.src4", Type: "ether_addr . ipv4_addr", Interval: true, Elements: src4},

@@ -80,8 +80,10 @@ func TestRulesNameEachSource(t *testing.T) {
 	w.Sources = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("198.51.100.2")}
 	got := rules([]router.Tunnel{w}).String()
 	mac := MAC(peer.ID{2}).String()
-	for _, want := range []string{"elements = { 192.0.2.2, 198.51.100.2 }", mac + " . 10.32.4.0/22", mac + " . fd77::a20:400/118",
-		"udp dport 6785 ip saddr != @vx.from counter drop"} {
+	for _, want := range []string{
+		"elements = { 192.0.2.2, 198.51.100.2 }", mac + " . 10.32.4.0/22", mac + " . fd77::a20:400/118",
+		"udp dport 6785 ip saddr != @vx.from counter drop",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}

@@ -41,7 +41,7 @@ func New(sysctls map[string]string) *Host {
 	return h
 }
 
-// AddLink, AddAddress and AddRoute change the machine from outside, unrecorded.
+// AddLink changes the machine from outside, unrecorded, as AddAddress and AddRoute do.
 func (h *Host) AddLink(l host.Link) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -120,8 +120,10 @@ func (h *Host) IPv6() error { return h.NoIPv6 }
 func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*host.Snapshot, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := &host.Snapshot{Links: slices.Clone(h.state.Links), Addresses: slices.Clone(h.state.Addresses),
-		Routes: slices.Clone(h.state.Routes), Rules: slices.Clone(h.state.Rules), Sysctls: map[string]string{}}
+	s := &host.Snapshot{
+		Links: slices.Clone(h.state.Links), Addresses: slices.Clone(h.state.Addresses),
+		Routes: slices.Clone(h.state.Routes), Rules: slices.Clone(h.state.Rules), Sysctls: map[string]string{},
+	}
 	for _, key := range sysctls {
 		if v, ok := h.state.Sysctls[key]; ok {
 			s.Sysctls[key] = v
@@ -167,8 +169,10 @@ func (h *Host) apply(c host.Change) error {
 			if c.Link.VXLAN == nil {
 				return errors.New("no such device")
 			}
-			h.state.Links = append(h.state.Links, host.Link{Name: c.Link.Name, Index: len(h.state.Links) + 1, Kind: "vxlan",
-				MAC: c.Link.MAC, VXLAN: c.Link.VXLAN})
+			h.state.Links = append(h.state.Links, host.Link{
+				Name: c.Link.Name, Index: len(h.state.Links) + 1, Kind: "vxlan",
+				MAC: c.Link.MAC, VXLAN: c.Link.VXLAN,
+			})
 			i = len(h.state.Links) - 1
 		}
 		h.state.Links[i].Up = c.Link.Up
@@ -214,7 +218,7 @@ func (h *Host) deleteLink(name string) {
 }
 
 // Neighbours lists the entries of a device.
-func (h *Host) Neighbours(ctx context.Context, link string) ([]host.Neighbour, error) {
+func (h *Host) Neighbours(_ context.Context, link string) ([]host.Neighbour, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !slices.ContainsFunc(h.state.Links, func(l host.Link) bool { return l.Name == link }) {
@@ -230,7 +234,7 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]host.Neighbour, e
 }
 
 // Filter keeps the rule set.
-func (h *Host) Filter(ctx context.Context, want host.Ruleset) (int, error) {
+func (h *Host) Filter(_ context.Context, want host.Ruleset) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.filter[want.Owner].String() == want.String() {
@@ -258,7 +262,7 @@ func (h *Host) RemoveFilter(context.Context) error {
 func (h *Host) Drops(context.Context) (host.Drops, error) { return host.Drops{}, nil }
 
 // Plug makes the veth and its routes.
-func (h *Host) Plug(ctx context.Context, v host.Veth) error {
+func (h *Host) Plug(_ context.Context, v host.Veth) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	name := host.VethName(v.ID)
@@ -271,15 +275,17 @@ func (h *Host) Plug(ctx context.Context, v host.Veth) error {
 	h.state.Links = append(h.state.Links, host.Link{Name: name, Index: len(h.state.Links) + 1, Kind: "veth", MTU: v.MTU, Up: true})
 	for _, f := range []struct{ addr, src netip.Addr }{{v.V4, v.Source4}, {v.V6, v.Source6}} {
 		if f.addr.IsValid() {
-			h.state.Routes = append(h.state.Routes, host.Route{Dst: netip.PrefixFrom(f.addr, f.addr.BitLen()), Link: name,
-				Src: f.src, Ours: true})
+			h.state.Routes = append(h.state.Routes, host.Route{
+				Dst: netip.PrefixFrom(f.addr, f.addr.BitLen()), Link: name,
+				Src: f.src, Ours: true,
+			})
 		}
 	}
 	return nil
 }
 
 // Unplug removes the veth.
-func (h *Host) Unplug(ctx context.Context, id string) error {
+func (h *Host) Unplug(_ context.Context, id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.record("unplug " + id); err != nil {
