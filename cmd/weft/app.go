@@ -37,6 +37,8 @@ type entries struct {
 	init func(ctx context.Context, cfg weftd.Config, r control.InitRequest) (control.InitReply, error)
 	// down stops the data plane that a daemon left behind; false: there was none.
 	down func(ctx context.Context, cfg weftd.Config) (bool, error)
+	// doctor asks the machine while no daemon runs.
+	doctor func(ctx context.Context, cfg weftd.Config) (control.Doctor, error)
 	// wire runs the data plane.
 	wire func(ctx context.Context, socket, build string) error
 }
@@ -114,9 +116,9 @@ func prepare(commands []*cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	}
 }
 
-// ask makes the action of a command that is questions to the daemon. It takes from min to max arguments.
-func (a *app) ask(min, max int, do func(c *cli.Context, d *control.Client) error) cli.ActionFunc {
-	return a.act(min, max, func(c *cli.Context) error {
+// ask makes the action of a command that is questions to the daemon. It takes from least to most arguments.
+func (a *app) ask(least, most int, do func(c *cli.Context, d *control.Client) error) cli.ActionFunc {
+	return a.act(least, most, func(c *cli.Context) error {
 		cfg, err := a.clientConfig(c)
 		if err != nil {
 			return err
@@ -125,17 +127,17 @@ func (a *app) ask(min, max int, do func(c *cli.Context, d *control.Client) error
 	})
 }
 
-// act makes the action of a command that takes from min to max arguments.
-func (a *app) act(min, max int, do cli.ActionFunc) cli.ActionFunc {
+// act makes the action of a command that takes from least to most arguments.
+func (a *app) act(least, most int, do cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		switch n := c.NArg(); {
-		case n < min:
+		case n < least:
 			return usage(fmt.Sprintf("%s needs %s", c.Command.HelpName, c.Command.ArgsUsage), tryHelp(c))
-		case n > max && max == 0:
+		case n > most && most == 0:
 			return usage(fmt.Sprintf("%s takes no argument, got %q", c.Command.HelpName, c.Args().First()), tryHelp(c))
-		case n > max:
+		case n > most:
 			return usage(fmt.Sprintf("%s takes only %s, got also %q", c.Command.HelpName, c.Command.ArgsUsage,
-				c.Args().Get(max)), tryHelp(c))
+				c.Args().Get(most)), tryHelp(c))
 		case slices.Contains(c.Args().Slice(), ""):
 			return usage(fmt.Sprintf("%s needs %s, and it is empty", c.Command.HelpName, c.Command.ArgsUsage), tryHelp(c))
 		}

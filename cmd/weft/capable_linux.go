@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -18,7 +19,7 @@ func capable() error {
 	case data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0:
 		return nil
 	case os.Geteuid() == 0:
-		return fmt.Errorf("root without CAP_NET_ADMIN")
+		return errors.New("root without CAP_NET_ADMIN")
 	}
-	return fmt.Errorf("no CAP_NET_ADMIN")
+	return errors.New("no CAP_NET_ADMIN")
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/urfave/cli/v2"
 
 	"weft/prog/control"
@@ -20,6 +22,10 @@ func (a *app) doctorCommand() *cli.Command {
 
 func (a *app) doctor(c *cli.Context, d *control.Client) error {
 	doc, err := d.Doctor(c.Context, control.DoctorRequest{Peer: c.Args().First()})
+	if errors.Is(err, control.Unreachable) && c.NArg() == 0 {
+		// It may be this machine that keeps the daemon from starting.
+		doc, err = a.doctorHere(c)
+	}
 	if err != nil {
 		return err
 	}
@@ -38,8 +44,21 @@ func (a *app) doctor(c *cli.Context, d *control.Client) error {
 	return nil
 }
 
+func (a *app) doctorHere(c *cli.Context) (control.Doctor, error) {
+	cfg, err := a.daemonConfig(c)
+	if err != nil {
+		return control.Doctor{}, err
+	}
+	cfg.Join = "" // a token in the environment is for another command
+	if cfg, err = cfg.Complete(); err != nil {
+		return control.Doctor{}, usage(err.Error())
+	}
+	a.say("The daemon is not running here, so these are the checks that need none.")
+	return a.entries.doctor(c.Context, cfg)
+}
+
 func doctorLines(d control.Doctor, s screen) []string {
-	t := table{head: []string{"CHECK", "RESULT", "WHY"}, drop: []string{""}}
+	t := &table{head: []string{"CHECK", "RESULT", "WHY"}, drop: []string{""}}
 	for _, k := range d.Checks {
 		why := k.Reason
 		if k.Hint != "" && k.State != control.CheckOK {

@@ -41,7 +41,7 @@ func (a *app) ipList(c *cli.Context, d *control.Client) error {
 	if c.Bool("json") {
 		return a.printJSON(list)
 	}
-	t := table{head: []string{"ADDRESS", "CONTAINER", "IFNAME", "POD", "SINCE", "NETNS"}, drop: []string{"SINCE", "POD"}}
+	t := &table{head: []string{"ADDRESS", "CONTAINER", "IFNAME", "POD", "SINCE", "NETNS"}, drop: []string{"SINCE", "POD"}}
 	for _, k := range list.Claims {
 		t.add(cell{k.Address.String(), bold}, plainCell(k.Container), plainCell(k.Ifname), plainCell(k.Pod), plainCell(k.Created),
 			plainCell(k.Netns))
@@ -58,7 +58,7 @@ func (a *app) ipRing(c *cli.Context, d *control.Client) error {
 	if c.Bool("json") {
 		return a.printJSON(ring)
 	}
-	t := table{head: []string{"PREFIX", "OWNER", "ID", "VIEW", "SEQ"}}
+	t := &table{head: []string{"PREFIX", "OWNER", "ID", "VIEW", "SEQ"}}
 	for _, b := range ring.Blocks {
 		t.add(cell{b.Prefix.String(), bold}, plainCell(cmp.Or(b.OwnerName, "?")), plainCell(short(b.Owner)),
 			plainCell(strconv.FormatUint(b.View, 10)), plainCell(strconv.FormatUint(b.Seq, 10)))

@@ -45,7 +45,7 @@ func (a *app) issuerList(c *cli.Context, d *control.Client) error {
 	if c.Bool("json") {
 		return a.printJSON(list)
 	}
-	t := table{head: []string{"NAME", "ID", "STATE", "ROOT KEY"}}
+	t := &table{head: []string{"NAME", "ID", "STATE", "ROOT KEY"}}
 	for _, i := range list.Issuers {
 		name := i.Name
 		if i.Self {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"weft/prog/control"
@@ -28,5 +31,24 @@ func (a *app) leave(c *cli.Context, d *control.Client) error {
 	for _, n := range reply.Notes {
 		a.say("%s", n)
 	}
-	return a.gone(c, d, "Left the cluster.")
+	if err := a.gone(c, d, "Left the cluster."); err != nil || !c.Bool("purge") {
+		return err
+	}
+	return nothingLeft(reply.State)
+}
+
+// nothingLeft looks for what the daemon could not remove; its log says why.
+func nothingLeft(state string) error {
+	left, err := os.ReadDir(state)
+	if err != nil || len(left) == 0 {
+		return nil //nolint:nilerr // gone, or not for us to see
+	}
+	var names []string
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	return &control.Error{
+		Code: control.Failed, Message: "not everything is removed", Cause: state + " still holds " + strings.Join(names, ", "),
+		Hint: "The daemon's log says why",
+	}
 }

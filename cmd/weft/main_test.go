@@ -98,6 +98,11 @@ func notedEntries(a *app) entries {
 			}
 			return err == nil, err
 		},
+		doctor: func(context.Context, weftd.Config) (control.Doctor, error) {
+			return control.Doctor{Version: control.Version, Checks: []control.Check{
+				{Name: "tun", State: control.CheckFailed, Reason: "there is no /dev/net/tun", Hint: "Try: modprobe tun"},
+			}}, nil
+		},
 		wire: func(_ context.Context, socket, _ string) error {
 			fmt.Fprintln(a.stdout, "wire at", socket)
 			return nil

@@ -42,7 +42,7 @@ func (a *app) peerList(c *cli.Context, d *control.Client) error {
 	if c.Bool("json") {
 		return a.printJSON(list)
 	}
-	t := table{head: []string{"NAME", "ID", "STATE", "ENDPOINT", "BLOCKS"}, drop: []string{"ENDPOINT"}}
+	t := &table{head: []string{"NAME", "ID", "STATE", "ENDPOINT", "BLOCKS"}, drop: []string{"ENDPOINT"}}
 	for _, p := range list.Peers {
 		endpoint := ""
 		if p.Endpoint.IsValid() {
@@ -113,7 +113,7 @@ func peerDetailLines(d control.PeerDetail, s screen) []string {
 	if len(d.Links) == 0 {
 		return lines
 	}
-	t := table{
+	t := &table{
 		head: []string{"TRANSPORT", "UP", "USED", "ENDPOINT", "MTU", "RTT", "LOSS", "WHY"},
 		drop: []string{"MTU", "LOSS", "RTT", "ENDPOINT"},
 	}

@@ -71,11 +71,11 @@ func permute(tree *cli.App, argv []string) (commandLine, error) {
 		if flag == nil {
 			return line, noFlag(name(), arg, append(slices.Clone(flags), tree.Flags...))
 		}
-		if key := flag.Names()[0]; seen[key] {
+		key := flag.Names()[0]
+		if seen[key] {
 			return line, usage(fmt.Sprintf("%s is given twice", shown(word)), "Several values go into one, with commas between")
-		} else {
-			seen[key] = true
 		}
+		seen[key] = true
 		if takesValue(flag) && !hasValue {
 			if len(args) == 0 || strings.HasPrefix(args[0], "--") {
 				return line, usage(fmt.Sprintf("%s needs a value", shown(word)), "Try: "+name()+" --help")

@@ -10,9 +10,10 @@ import (
 // programs are the real ones.
 func programs() entries {
 	return entries{
-		up:   weftd.Run,
-		init: weftd.Init,
-		down: weftd.Down,
+		up:     weftd.Run,
+		init:   weftd.Init,
+		down:   weftd.Down,
+		doctor: weftd.Doctor,
 		wire: func(ctx context.Context, socket, build string) error {
 			return wire.Main(ctx, wire.ServerOptions{Socket: socket, Version: build})
 		},

@@ -32,7 +32,7 @@ func (a *app) screen() screen {
 }
 
 // printTable writes a table, or words when there is nothing in it.
-func (a *app) printTable(t table, empty string) {
+func (a *app) printTable(t *table, empty string) {
 	if len(t.rows) == 0 {
 		a.say("%s", empty)
 		return

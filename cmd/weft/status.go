@@ -184,7 +184,7 @@ func spaceLines(ip control.IPAM, s screen) []string {
 
 func transportLines(transports []control.Transport, s screen) []string {
 	lines := []string{s.paint("Transports", bold)}
-	t := table{head: []string{"NAME", "HERE", "WHY"}, drop: []string{""}}
+	t := &table{head: []string{"NAME", "HERE", "WHY"}, drop: []string{""}}
 	for _, tr := range transports {
 		can := cell{"yes", good}
 		if !tr.Available {
@@ -203,8 +203,8 @@ func peerLines(peers []control.Peer, s screen) []string {
 }
 
 // peerTable is one line per peer.
-func peerTable(peers []control.Peer) table {
-	t := table{
+func peerTable(peers []control.Peer) *table {
+	t := &table{
 		head: []string{"NAME", "STATE", "TRANSPORT", "PATH", "ENCRYPTED", "RTT", "LOSS", "RX", "TX", "WHY"},
 		drop: []string{"TX", "RX", "LOSS", "RTT", "PATH"},
 	}

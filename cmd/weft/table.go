@@ -66,7 +66,7 @@ const (
 )
 
 // lines renders the table, each line indented.
-func (t table) lines(s screen, indent int) []string {
+func (t *table) lines(s screen, indent int) []string {
 	keep, widths := t.layout(s, indent)
 	if len(keep) == 0 {
 		return nil
@@ -117,7 +117,7 @@ func (t table) lines(s screen, indent int) []string {
 }
 
 // layout decides which columns are shown and how wide each is, gap included.
-func (t table) layout(s screen, indent int) (keep, widths []int) {
+func (t *table) layout(s screen, indent int) (keep, widths []int) {
 	widths = make([]int, len(t.head))
 	for i, h := range t.head {
 		widths[i] = utf8.RuneCountInString(h)

@@ -73,7 +73,7 @@ func (a *app) tokenList(c *cli.Context, d *control.Client) error {
 	if c.Bool("json") {
 		return a.printJSON(list)
 	}
-	t := table{head: []string{"ID", "EXPIRES", "USED", "OF", "EPHEMERAL", "STATE"}}
+	t := &table{head: []string{"ID", "EXPIRES", "USED", "OF", "EPHEMERAL", "STATE"}}
 	for _, k := range list.Tokens {
 		limit, state := "-", cell{"open", good}
 		if k.Uses > 0 {

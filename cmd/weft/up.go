@@ -45,6 +45,10 @@ func (a *app) up(c *cli.Context) error {
 	cfg.Log = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	cfg.Build = buildVersion()
 	cfg.Founded = func(r control.InitReply) { a.showFounded(r) }
+	cfg.Addressed = func(t control.TokenReply) {
+		a.say("This machine has an address now. On every other machine, before %s, type:", t.Expires)
+		fmt.Fprintln(a.stdout, joinLine(t.Token))
+	}
 	if cfg, err = cfg.Complete(); err != nil {
 		return usage(err.Error())
 	}

@@ -64,7 +64,8 @@ type Config struct {
 	Log   *slog.Logger // nil: silent
 	Stdin io.Reader    // where a token of "-" comes from; nil: there is none
 
-	Founded func(control.InitReply) // told once, when Init has made a cluster; nil: nobody wants to know
+	Founded   func(control.InitReply)  // told once, when Init has made a cluster; nil: nobody wants to know
+	Addressed func(control.TokenReply) // told the first token later, if the machine had no address when Founded was told
 }
 
 // Complete checks c and returns it with the defaults filled in. It touches nothing but the host name.

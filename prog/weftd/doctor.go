@@ -2,7 +2,10 @@ package weftd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -26,15 +29,66 @@ func (d *daemon) Doctor(ctx context.Context, r control.DoctorRequest) (control.D
 		doc.Checks, err = n.examine(ctx, info)
 		return doc, err
 	}
-	doc.Checks = d.examine(ctx)
+	doc.Checks = examineMachine(ctx)
 	if n != nil {
 		doc.Checks = append(doc.Checks, n.examineSelf(ctx)...)
 	}
 	return doc, nil
 }
 
-// examine asks the machine.
-func (d *daemon) examine(ctx context.Context) []control.Check {
+// Doctor is the same while no daemon runs: the machine, the port and what the state directory holds. It changes nothing.
+func Doctor(ctx context.Context, cfg Config) (control.Doctor, error) {
+	checks := append(examineMachine(ctx), examinePort(ctx, cfg))
+	return control.Doctor{Version: control.Version, Checks: append(checks, examineState(cfg.State)...)}, nil
+}
+
+// examinePort tries the weft port.
+func examinePort(ctx context.Context, cfg Config) control.Check {
+	c := control.Check{Name: "port", State: control.CheckOK, Reason: fmt.Sprintf("%d is free, or its wire has it", cfg.Listen.Port())}
+	var told *control.Error
+	if err := checkPort(ctx, cfg.Listen, stateFile(cfg.State, fileWireSocket)); errors.As(err, &told) {
+		c.State, c.Reason, c.Hint = control.CheckFailed, told.Message+" ("+told.Cause+")", told.Hint
+	} else if err != nil {
+		c.State, c.Reason = control.CheckFailed, err.Error()
+	}
+	return c
+}
+
+// examineState reads what a daemon would begin with.
+func examineState(path string) []control.Check {
+	c := control.Check{Name: "state", State: control.CheckOK}
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.Reason = path + " is not there yet, so weft up begins a new life"
+		return []control.Check{c}
+	case err != nil:
+		c.State, c.Reason = control.CheckUnknown, stateError(path, "look at", err).Error()
+		return []control.Check{c}
+	case !fi.IsDir():
+		c.State, c.Reason, c.Hint = control.CheckFailed, path+" is no directory", "Choose another one: --state DIR"
+		return []control.Check{c}
+	}
+	c.Reason = path + " is there"
+	if fi.Mode().Perm()&0o077 != 0 {
+		c.State, c.Reason, c.Hint = control.CheckWarn, fmt.Sprintf("%s is open to others (mode %o)", path, fi.Mode().Perm()),
+			"weft up closes it; what others may have read of it they know"
+	}
+	member := control.Check{Name: "membership", State: control.CheckOK}
+	m, _, err := loadMembership(&stateDir{path: path})
+	switch {
+	case err != nil:
+		member.State, member.Reason = control.CheckFailed, explain(err).Error()
+	case m == nil:
+		member.Reason = "none yet: weft init makes a cluster, weft join TOKEN enters one"
+	default:
+		member.Reason = fmt.Sprintf("%s in cluster %s", m.certificate.Name(), clusterName(m.cluster))
+	}
+	return []control.Check{c, member}
+}
+
+// examineMachine asks the machine.
+func examineMachine(ctx context.Context) []control.Check {
 	var checks []control.Check
 	for _, p := range probes() {
 		c := control.Check{Name: p.name, State: control.CheckOK, Reason: "works"}
@@ -70,8 +124,9 @@ func (n *node) examineSelf(ctx context.Context) []control.Check {
 	if ring.Reason != "" {
 		space.State, space.Reason = control.CheckWarn, ring.Reason
 	}
-	issuers := control.Check{Name: "issuers", State: control.CheckOK, Reason: fmt.Sprintf("%d alive", n.liveIssuers())}
-	if n.liveIssuers() < 2 {
+	live := n.liveIssuers()
+	issuers := control.Check{Name: "issuers", State: control.CheckOK, Reason: fmt.Sprintf("%d alive", live)}
+	if live < 2 && len(n.mesh.Peers()) > 0 {
 		issuers.State, issuers.Hint = control.CheckWarn, "With none alive nobody can join. Try: weft issuer add NAME"
 	}
 	return []control.Check{wireCheck, guard, space, issuers}

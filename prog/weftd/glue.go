@@ -1,7 +1,9 @@
 package weftd
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,8 +29,6 @@ import (
 //
 // Everything is level-triggered: on any change all is computed anew from the present state and pushed where it differs.
 type glue struct {
-	wake chan struct{} // capacity 1
-
 	mu     sync.Mutex // held while peers are pushed, so that an older state never overwrites a newer one
 	peers  []wire.Peer
 	local  []netip.Prefix
@@ -44,16 +44,6 @@ const glueEvery = 5 * time.Second
 
 // replicaRing is the ring's name among the mesh's replicas.
 const replicaRing = "ring"
-
-func (g *glue) init() { g.wake = make(chan struct{}, 1) }
-
-// poke asks for a round soon.
-func (g *glue) poke() {
-	select {
-	case g.wake <- struct{}{}:
-	default:
-	}
-}
 
 // runGlue pushes until ctx ends.
 func (n *node) runGlue(ctx context.Context) error {
@@ -75,37 +65,37 @@ func (n *node) runGlue(ctx context.Context) error {
 		case <-members:
 		case <-blocks:
 		case <-routes:
-		case <-n.glue.wake:
 		case <-tick.C:
 		}
 	}
 }
 
+// push brings all parts up to date. One that fails holds up no other: what a member says must never keep this node from
+// doing what it can.
 func (n *node) push(ctx context.Context) error {
-	if err := n.pushPeers(ctx); err != nil {
-		return err
-	}
-	if err := n.pushLocal(ctx); err != nil {
-		return err
-	}
+	errs := []error{n.mendTUN(ctx), n.pushPeers(ctx), n.pushLocal(ctx)}
 	u, err := readUnderlay(n.pools)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	if err := n.mesh.Publish(func(r *mesh.Record) { *r = n.describe(*r, u) }); err != nil {
-		return fmt.Errorf("publish own record: %w", err)
+		errs = append(errs, fmt.Errorf("publish own record: %w", err))
 	}
 	n.pushRouter(ctx, u)
-	return nil
+	return errors.Join(errs...)
 }
 
-// pushPeers tells the wire who may have a session.
+// pushPeers tells the wire who may have a session. A member whose record is not known, or not yet since the start, is on
+// the list without a key: the wire keeps the session that it may have.
 func (n *node) pushPeers(ctx context.Context) error {
 	n.glue.mu.Lock()
 	defer n.glue.mu.Unlock()
+	members := n.mesh.Peers()
+	slices.SortStableFunc(members, func(a, b peer.Info) int { return cmp.Compare(a.JoinSeq, b.JoinSeq) })
+	own := [32]byte(n.noise.PublicKey().Bytes())
 	peers := []wire.Peer{}
-	for _, p := range n.mesh.Peers() {
-		if p.State == peer.Removed || p.Noise == [32]byte{} {
+	for _, p := range members {
+		if p.State == peer.Removed || p.Noise == own {
 			continue
 		}
 		peers = append(peers, wire.Peer{

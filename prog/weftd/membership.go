@@ -15,7 +15,7 @@ import (
 // membership is what makes this state a member: written once, in one piece, when a cluster was made or joined. It is the
 // point of no return of both; a crash before it leaves a node that knows nobody, and tries again with the same key.
 //
-//	version(1)  fields: cluster, certificate, items (list), records, ring, sponsor, its endpoint
+//	version(1)  fields: cluster, certificate, items (list), records, ring, sponsor, its endpoint, advertised (list)
 type membership struct {
 	cluster     *identity.Cluster
 	certificate *identity.Certificate
@@ -24,6 +24,7 @@ type membership struct {
 	ring        []byte   // snapshot; the allocator has a newer one after a while
 	sponsor     peer.ID  // zero at the founder
 	endpoint    netip.AddrPort
+	advertise   []netip.AddrPort // what init or join was told; the configuration wins
 }
 
 const (
@@ -36,8 +37,10 @@ const (
 	membershipRing        = 5
 	membershipSponsor     = 6
 	membershipEndpoint    = 7
+	membershipAdvertise   = 8
 
 	maxMembershipItems = 1 << 20
+	maxAdvertise       = 64
 )
 
 func (m *membership) append(b []byte) []byte {
@@ -51,7 +54,34 @@ func (m *membership) append(b []byte) []byte {
 		b = tlv.Append(b, membershipSponsor, m.sponsor[:])
 		b = tlv.Append(b, membershipEndpoint, tlv.AddrPort(m.endpoint))
 	}
+	if len(m.advertise) > 0 {
+		var list [][]byte
+		for _, ap := range m.advertise {
+			list = append(list, tlv.AddrPort(ap))
+		}
+		b = tlv.AppendList(b, membershipAdvertise, list)
+	}
 	return b
+}
+
+// pools lists all pools of the cluster, IPv4 first.
+func (m *membership) pools() []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range m.cluster.Pools {
+		all = append(all, p.Prefix)
+	}
+	if m.cluster.Linked6.IsValid() {
+		all = append(all, m.cluster.Linked6)
+	}
+	return all
+}
+
+// advertised is where others are told to find this node, before what it finds out itself.
+func (m *membership) advertised(cfg Config) []netip.AddrPort {
+	if len(cfg.Advertise) > 0 {
+		return cfg.Advertise
+	}
+	return m.advertise
 }
 
 func parseMembership(b []byte) (*membership, error) {
@@ -78,6 +108,11 @@ func parseMembership(b []byte) (*membership, error) {
 		raw, _ := fields.Get(membershipEndpoint)
 		m.endpoint, err = tlv.ParseAddrPort(raw)
 		r.Fail(err)
+	}
+	for _, raw := range r.List(membershipAdvertise, maxAdvertise) {
+		ap, err := tlv.ParseAddrPort(raw)
+		r.Fail(err)
+		m.advertise = append(m.advertise, ap)
 	}
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("parse membership: %w", err)

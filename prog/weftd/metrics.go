@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -21,13 +20,9 @@ const (
 
 // serveMetrics answers /metrics, /healthz (the daemon lives) and /readyz (pods can be attached).
 func (d *daemon) serveMetrics(ctx context.Context) error {
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", d.cfg.MetricsListen.String())
-	if err != nil {
-		return fmt.Errorf("open metrics port %s: %w", d.cfg.MetricsListen, err)
-	}
 	registry := prometheus.NewRegistry()
 	if err := registry.Register(collector{d}); err != nil {
-		return errors.Join(fmt.Errorf("register metrics: %w", err), ln.Close())
+		return fmt.Errorf("register metrics: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: metricsAtATime, Timeout: metricsTime}))
@@ -44,7 +39,7 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 		MaxHeaderBytes: 8 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(d.metrics); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
@@ -53,7 +48,7 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 // collector makes metrics of the status, at the moment that they are asked for.
 type collector struct{ d *daemon }
 
-// metric is one line of the table below.
+// metric is one line of metricTable.
 type metric struct {
 	name, help string
 	kind       prometheus.ValueType
@@ -62,22 +57,32 @@ type metric struct {
 
 // The names are a promise to dashboards: they change only with an entry in the changelog.
 var (
-	metricInfo       = metric{"weft_info", "1, with the build and the names as labels.", prometheus.GaugeValue, []string{"build", "node", "name", "cluster"}}
+	metricInfo       = metric{"weft_info", "Always 1: build, ID and name of the node, and the cluster, as labels.", prometheus.GaugeValue, []string{"build", "node", "name", "cluster"}}
 	metricReady      = metric{"weft_ready", "1 when pods can be attached.", prometheus.GaugeValue, nil}
-	metricUptime     = metric{"weft_uptime_seconds", "Since the daemon started.", prometheus.GaugeValue, nil}
+	metricUptime     = metric{"weft_uptime_seconds", "Time since the daemon started.", prometheus.GaugeValue, nil}
 	metricMembers    = metric{"weft_members", "Members of the cluster by state, this node included.", prometheus.GaugeValue, []string{"state"}}
 	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use.", prometheus.GaugeValue, []string{"peer", "transport"}}
 	metricPeerRTT    = metric{"weft_peer_rtt_seconds", "Round trip to the peer.", prometheus.GaugeValue, []string{"peer"}}
 	metricPeerLoss   = metric{"weft_peer_loss_ratio", "Loss of recent probes to the peer, 0 to 1.", prometheus.GaugeValue, []string{"peer"}}
-	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Inner bytes from the peer.", prometheus.CounterValue, []string{"peer"}}
-	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Inner bytes to the peer.", prometheus.CounterValue, []string{"peer"}}
+	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Inner bytes from the peer, through the transport in use.", prometheus.CounterValue, []string{"peer"}}
+	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Inner bytes to the peer, through the transport in use.", prometheus.CounterValue, []string{"peer"}}
 	metricPeerKey    = metric{"weft_peer_key_age_seconds", "Age of the session key with the peer.", prometheus.GaugeValue, []string{"peer"}}
 	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", prometheus.GaugeValue, []string{"state"}}
 	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", prometheus.GaugeValue, nil}
 	metricPods       = metric{"weft_pods", "Attached pods.", prometheus.GaugeValue, nil}
-	metricCounter    = metric{"weft_events_total", "Events of the parts by kind; drops of packets among them.", prometheus.CounterValue, []string{"part", "kind"}}
+	metricCounter    = metric{"weft_events_total", "Events by part (mesh, sleeve, wire, guard) and kind; packets that were dropped among them.", prometheus.CounterValue, []string{"part", "kind"}}
 	metricWireStarts = metric{"weft_wire_attached_total", "Wires that this daemon attached to.", prometheus.CounterValue, nil}
 )
+
+// metricTable is every metric, in the order of site/metrics.md.
+func metricTable() []metric {
+	return []metric{
+		metricInfo, metricReady, metricUptime, metricMembers,
+		metricPeerUp, metricPeerRTT, metricPeerLoss, metricPeerRx, metricPeerTx, metricPeerKey,
+		metricAddresses, metricConfirmed, metricPods,
+		metricWireStarts, metricCounter,
+	}
+}
 
 // Describe makes the collector an unchecked one: which series there are depends on the peers.
 func (collector) Describe(chan<- *prometheus.Desc) {}
@@ -122,10 +127,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	emit(metricAddresses, float64(s.IPAM.Unreachable), "unreachable")
 	emit(metricConfirmed, truth(s.IPAM.State == control.IPAMReady))
 	emit(metricPods, float64(len(n.ring.Claims())))
-	n.link.mu.Lock()
-	starts := n.link.starts
-	n.link.mu.Unlock()
-	emit(metricWireStarts, float64(starts))
+	emit(metricWireStarts, float64(n.link.attached()))
 	for _, e := range n.events(ctx) {
 		emit(metricCounter, float64(e.count), e.part, e.kind)
 	}
@@ -151,6 +153,11 @@ func (n *node) events(ctx context.Context) []event {
 		{"mesh", "refused", m.Refused}, {"mesh", "dropped", m.Dropped}, {"mesh", "unknown", m.Unknown},
 		{"mesh", "malformed", m.Malformed}, {"mesh", "send_failed", m.SendFailed}, {"mesh", "calls_refused", m.RefusedCalls},
 		{"mesh", "panics", m.Panics}, {"mesh", "pulls", m.Pulls}, {"mesh", "pulls_failed", m.PullsFailed},
+	}
+	if drops, err := n.router.Drops(ctx); err == nil {
+		for rule, count := range drops {
+			all = append(all, event{"guard", "drop_" + rule, count})
+		}
 	}
 	stats, err := n.link.stats(ctx)
 	if err != nil {

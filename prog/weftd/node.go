@@ -55,13 +55,8 @@ type node struct {
 // newNode builds the parts from what is on disk. It starts nothing and changes nothing on the machine.
 func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key identity.Key) (*node, error) {
 	n := &node{cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
-		name: m.certificate.Name()}
-	for _, p := range m.cluster.Pools {
-		n.pools = append(n.pools, p.Prefix)
-	}
-	if m.cluster.Linked6.IsValid() {
-		n.pools = append(n.pools, m.cluster.Linked6)
-	}
+		name: m.certificate.Name(), pools: m.pools()}
+	n.cfg.Advertise = m.advertised(cfg)
 	var err error
 	if n.root, err = state.key(fileRoot); err != nil && !errors.Is(err, errNoState) {
 		return nil, err
@@ -69,7 +64,6 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 	if n.noise, err = state.noiseKey(); err != nil {
 		return nil, err
 	}
-	n.glue.init()
 	for _, build := range []func() error{n.buildLink, n.findTransports, n.buildMesh, n.buildRing, n.buildRouter, n.buildSponsor} {
 		if err := build(); err != nil {
 			return nil, err
@@ -246,38 +240,68 @@ func (n *node) equip(ctx context.Context, c *wire.Client) error {
 	if !slices.ContainsFunc(held.UDP, onPort) {
 		conns, err := sleeve.ListenUDP(ctx, n.cfg.Listen)
 		if err != nil {
-			return portError("udp", n.cfg.Listen, err)
+			return portError("udp", n.cfg.Listen, "listen", err)
 		}
 		if err := give(conns, func(files []*os.File) error { return c.GiveUDP(ctx, files) }); err != nil {
 			return fmt.Errorf("give UDP port to the wire: %w", err)
 		}
 	}
 	if !slices.ContainsFunc(held.TCP, onPort) {
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen.String())
+		ln, err := listenTCP(ctx, n.cfg.Listen)
 		if err != nil {
-			return portError("tcp", n.cfg.Listen, err)
+			return portError("tcp", n.cfg.Listen, "listen", err)
 		}
-		if err := give([]*net.TCPListener{ln.(*net.TCPListener)}, func(files []*os.File) error {
+		if err := give([]*net.TCPListener{ln}, func(files []*os.File) error {
 			return c.GiveTCP(ctx, files)
 		}); err != nil {
 			return fmt.Errorf("give TCP port to the wire: %w", err)
 		}
 	}
-	if held.TUN.Name != sleeve.Device {
-		queues, off, err := n.host.OpenTUN(sleeve.Device, tunQueues, true)
-		if err != nil {
-			return err
-		}
-		tun := wire.TUN{Name: sleeve.Device, Offload: sleeve.Offload{Vnet: off.VnetHdr, TSO: off.TSO, USO: off.USO}}
-		err = c.GiveTUN(ctx, tun, queues)
-		for _, q := range queues {
-			err = errors.Join(err, q.Close())
-		}
-		if err != nil {
-			return fmt.Errorf("give TUN device to the wire: %w", err)
-		}
+	if held.TUN.Name == sleeve.Device {
+		return nil
+	}
+	// Without the device the wire still carries what the daemons say to each other, and pods may have other transports.
+	err := n.giveTUN(ctx, c)
+	if errors.Is(err, host.ErrUnsupported) {
+		n.log.Warn("no sleeve on this machine", "err", err)
+		err = nil
+	}
+	return err
+}
+
+// giveTUN makes the sleeve's device and hands it over.
+func (n *node) giveTUN(ctx context.Context, c *wire.Client) error {
+	queues, off, err := n.host.OpenTUN(sleeve.Device, tunQueues, true)
+	if err != nil {
+		return err
+	}
+	tun := wire.TUN{Name: sleeve.Device, Offload: sleeve.Offload{Vnet: off.VnetHdr, TSO: off.TSO, USO: off.USO}}
+	err = c.GiveTUN(ctx, tun, queues)
+	for _, q := range queues {
+		err = errors.Join(err, q.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("give TUN device to the wire: %w", err)
 	}
 	return nil
+}
+
+// mendTUN makes the sleeve's device anew when somebody has deleted it.
+func (n *node) mendTUN(ctx context.Context) error {
+	c, _ := n.link.current()
+	if _, err := net.InterfaceByName(sleeve.Device); err == nil || c == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, wireTellTime)
+	defer cancel()
+	err := n.giveTUN(ctx, c)
+	switch {
+	case err == nil:
+		n.log.Warn("device was gone and is made anew", "device", sleeve.Device)
+	case errors.Is(err, host.ErrUnsupported), errors.Is(err, wire.ErrLost):
+		return nil
+	}
+	return err
 }
 
 // give passes duplicates of the sockets and closes the originals.
@@ -324,10 +348,8 @@ func (n *node) endpointsOf(id peer.ID) []netip.AddrPort {
 
 // toldEndpoints are a member's own word, and where it was when this node joined.
 func (n *node) toldEndpoints(id peer.ID) []netip.AddrPort {
-	var all []netip.AddrPort
-	if info, ok := n.mesh.Peer(id); ok {
-		all = info.Endpoints
-	}
+	info, _ := n.mesh.Peer(id)
+	all := slices.DeleteFunc(info.Endpoints, func(ap netip.AddrPort) bool { return !dialable(ap, n.pools) })
 	if id == n.member.sponsor && !slices.Contains(all, n.member.endpoint) {
 		all = append(all, n.member.endpoint)
 	}

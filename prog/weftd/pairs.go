@@ -37,6 +37,8 @@ const (
 	pairYield    = 2 * time.Second // the member with the higher ID waits this long for the other to begin
 	pairsAtOnce  = 8
 	pairTick     = 250 * time.Millisecond
+
+	pairRenewYield = 10 * time.Minute // and this long for the other to renew
 )
 
 // pairs agrees on secrets with all members and keeps them in memory. Between two members:
@@ -63,6 +65,7 @@ type pair struct {
 	next   time.Time // not dialled before
 	wait   time.Duration
 	busy   bool
+	again  bool // hurried while busy: what is under way began before the change
 }
 
 func newPairs(log *slog.Logger, self peer.ID) *pairs {
@@ -139,7 +142,11 @@ func (p *pairs) due(now time.Time) []peer.ID {
 		if of.busy || now.Before(of.next) || len(m.Endpoints) == 0 {
 			continue
 		}
-		if of.agreed.IsZero() || now.Sub(of.agreed) > pairLife {
+		life := pairLife
+		if p.self.Compare(m.ID) > 0 {
+			life += pairRenewYield // or both would renew at once, and the secret in use be forgotten by both
+		}
+		if of.agreed.IsZero() || now.Sub(of.agreed) > life {
 			of.busy = true
 			due = append(due, m.ID)
 		}
@@ -157,23 +164,24 @@ func (p *pairs) done(id peer.ID, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	of := p.of[id]
-	of.busy = false
+	again := of.again
+	of.busy, of.again = false, false
 	switch {
 	case err == nil:
 		of.wait = 0
-	case errors.Is(err, errBusy):
+	case again, errors.Is(err, errBusy):
 	default:
 		of.wait = min(max(2*of.wait, pairRetryMin), pairRetryMax)
 		of.next = time.Now().Add(of.wait/2 + rand.N(of.wait))
 	}
 }
 
-// hurry makes members due at once that failed before, because something has changed.
+// hurry makes a member due at once that failed before, because something has changed.
 func (p *pairs) hurry(id peer.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if of := p.of[id]; of != nil && of.agreed.IsZero() {
-		of.next, of.wait = time.Time{}, 0
+		of.next, of.wait, of.again = time.Time{}, 0, of.busy
 	}
 }
 

@@ -25,7 +25,7 @@ import (
 //	identity.key   this life of the node (PEM, Ed25519)      root.key    the cluster's root key, where it is held
 //	noise.key      key of the sleeve (PEM, X25519)           wire.epoch  how many times a wire was given an identity
 //	membership     the cluster, this node's certificate      roster, records, self   what gossip taught and was told
-//	promises       nodes that this one agreed to admit       weft.db     ring and claims
+//	join-promises  nodes that this one agreed to admit       weft.db     ring and claims
 //	sysctls        what the machine had before               lock        held by the running daemon
 //	wire.sock, wire.log   of the data-plane process
 type stateDir struct {
@@ -40,7 +40,10 @@ const (
 	fileNoise      = "noise.key"
 	fileWireEpoch  = "wire.epoch"
 	fileMembership = "membership"
-	filePromises   = "promises"
+	filePromises   = "join-promises" // the join's, like the three below the mesh's
+	fileRoster     = "roster"
+	fileRecords    = "records"
+	fileSelf       = "self"
 	fileUndo       = "sysctls"
 	fileDB         = "weft.db"
 	fileLock       = "lock"
@@ -48,25 +51,39 @@ const (
 	fileWireLog    = "wire.log"
 )
 
+// life lists the files that belong to one life of the node, and rest those that stay when it leaves.
+func stateFiles() (life, rest []string) {
+	return []string{
+			fileMembership, fileIdentity, fileRoot, fileNoise, fileWireEpoch, filePromises, fileDB, fileRoster, fileRecords, fileSelf,
+		},
+		[]string{fileUndo, fileWireLog, fileWireSocket, fileLock}
+}
+
 // errNoState says that a file was never written.
 var errNoState = fs.ErrNotExist
 
 // openState makes the folder if needed and takes its lock, so that two daemons never share one life.
 func openState(path string) (*stateDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
+		return nil, stateError(path, "make", err)
 	}
 	if err := os.Chmod(path, 0o700); err != nil {
-		return nil, fmt.Errorf("close state directory to others: %w", err)
+		return nil, stateError(path, "close to others", err)
 	}
 	f, err := os.OpenFile(filepath.Join(path, fileLock), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
+		return nil, stateError(path, "lock", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(&stateInUseError{path}, f.Close())
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case err == nil:
+		return &stateDir{path: path, lock: f}, nil
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		err = &stateInUseError{path}
+	default:
+		err = stateError(path, "lock", err)
 	}
-	return &stateDir{path: path, lock: f}, nil
+	return nil, errors.Join(err, f.Close())
 }
 
 // stateInUseError says that another daemon holds the lock.
@@ -78,7 +95,9 @@ func (e *stateInUseError) Error() string {
 
 func (s *stateDir) close() error { return s.lock.Close() }
 
-func (s *stateDir) file(name string) string { return filepath.Join(s.path, name) }
+func (s *stateDir) file(name string) string { return stateFile(s.path, name) }
+
+func stateFile(dir, name string) string { return filepath.Join(dir, name) }
 
 // read returns a file's bytes; errNoState when it was never written.
 func (s *stateDir) read(name string) ([]byte, error) {
@@ -87,12 +106,6 @@ func (s *stateDir) read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("read state: %w", err)
 	}
 	return b, nil
-}
-
-// has reports whether a file is there.
-func (s *stateDir) has(name string) bool {
-	_, err := os.Stat(s.file(name))
-	return err == nil
 }
 
 // write replaces a file durably; it is 0600 from its first byte on.
@@ -138,8 +151,47 @@ func (s *stateDir) sync() error {
 
 // forget wipes this life: what is left is a folder as before the first start, except for logs.
 func (s *stateDir) forget() error {
-	return s.remove(fileMembership, fileIdentity, fileRoot, fileNoise, fileWireEpoch, filePromises, fileDB,
-		"roster", "records", "self")
+	life, _ := stateFiles()
+	return s.remove(life...)
+}
+
+// purge removes all that is weft's, and the folder. What is not weft's stays, the folder with it, and is named.
+func (s *stateDir) purge() error {
+	found, err := os.ReadDir(s.path)
+	if err != nil {
+		return stateError(s.path, "list", err)
+	}
+	var errs []error
+	var foreign []string
+	for _, e := range found {
+		if !isStateFile(e.Name()) {
+			foreign = append(foreign, e.Name())
+		} else if err := os.Remove(s.file(e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove state: %w", err))
+		}
+	}
+	if len(foreign) > 0 {
+		errs = append(errs, fmt.Errorf("%s stays, for what is in it is not weft's: %s", s.path, strings.Join(foreign, ", ")))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, syscall.EBUSY) { // a mount point stays, empty
+		return stateError(s.path, "remove", err)
+	}
+	return nil
+}
+
+// isStateFile knows weft's files by their names, with those that a crash left half written and what the wire keeps beside
+// its socket.
+func isStateFile(name string) bool {
+	life, rest := stateFiles()
+	for _, known := range append(life, rest...) {
+		if name == known || strings.HasPrefix(name, "."+known+".") || strings.HasPrefix(name, known+".") {
+			return true
+		}
+	}
+	return strings.HasPrefix(name, ".undo-")
 }
 
 // key reads an Ed25519 key.

@@ -51,8 +51,9 @@ func (n *node) status(ctx context.Context, s *control.Status) {
 			s.Node.Underlay = append(s.Node.Underlay, ep.Addr())
 		}
 	}
-	if c, ok := n.ring.HostAddress(); ok {
-		s.Node.Overlay = addresses(c)
+	host, settled := n.ring.HostAddress()
+	if settled {
+		s.Node.Overlay = addresses(host)
 	}
 	_, s.Node.Voter = n.member.certificate.Voter()
 	_, s.Node.Issuer = roster.Delegation(n.key.ID())
@@ -61,8 +62,12 @@ func (n *node) status(ctx context.Context, s *control.Status) {
 		s.Node.State, s.Node.Reason = control.NodeJoining, cmp.Or(routes.Reason, "routes and guard are being set up")
 	case ring.State == ipam.StateWaiting:
 		s.Node.State, s.Node.Reason = control.NodeJoining, ring.Reason
+	case !settled:
+		s.Node.State, s.Node.Reason = control.NodeJoining, "this machine has no pod address of its own yet"
 	case routes.Reason != "":
 		s.Node.Reason = routes.Reason
+	case ring.State == ipam.StateUnconfirmed:
+		s.Node.Reason = "unconfirmed: " + ring.Reason
 	}
 
 	s.Cluster = control.Cluster{ID: clusterName(n.member.cluster), Pools: n.pools, Encryption: control.EncryptionRequired,
@@ -89,10 +94,22 @@ func (n *node) status(ctx context.Context, s *control.Status) {
 	}
 	s.IPAM = control.IPAM{State: ring.State, Reason: ring.Reason, Blocks: ring.Blocks, Used: uint64(ring.Used),
 		Free: uint64(ring.Free), Unreachable: uint64(ring.Unreachable)}
-	if issuers := n.liveIssuers(); issuers < 2 && s.Cluster.Members > 1 {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("%d live issuer: when it is gone, nobody can join. Try: weft issuer add NAME", issuers))
+	s.Warnings = n.warnings(s.Cluster.Members, routes)
+}
+
+// warnings are about what works, or nearly, but should not stay so.
+func (n *node) warnings(members int, routes router.Status) (all []string) {
+	if err := n.link.trouble(); err != nil {
+		all = append(all, "The data plane does not run: "+explain(err).Error()+".")
 	}
-	s.Warnings = append(s.Warnings, routes.Notes...)
+	switch live := n.liveIssuers(); {
+	case members < 2 || live > 1:
+	case live == 1:
+		all = append(all, "Only one live member may admit others; when it is lost nobody can join any more. Try: weft issuer add NAME")
+	default:
+		all = append(all, "No live member may admit others, so nobody can join until one comes back")
+	}
+	return append(all, routes.Notes...)
 }
 
 // peerStatus is one line of the status.
@@ -105,9 +122,8 @@ func peerStatus(info peer.Info, r router.PeerStatus, blocks []netip.Prefix, now 
 	}
 	if r.Link.Up {
 		p.Path = control.PathDirect
-	} else if r.Link.Reason != "" {
-		p.Reason = strings.TrimPrefix(p.Reason+"; "+r.Link.Reason, "; ")
 	}
+	p.Reason = peerReason(info, r, len(blocks) > 0)
 	seen := info.LastSeen
 	if r.Link.LastSeen.After(seen) {
 		seen = r.Link.LastSeen
@@ -119,6 +135,28 @@ func peerStatus(info peer.Info, r router.PeerStatus, blocks []netip.Prefix, now 
 		p.KeyAgeS = int64(r.Link.KeyAge.Seconds())
 	}
 	return p
+}
+
+// peerReason says why the peer is reached in this way, or why it is not.
+func peerReason(info peer.Info, r router.PeerStatus, owns bool) string {
+	var why []string
+	switch {
+	case info.State == peer.Removed:
+		return "removed from the cluster"
+	case info.State == peer.Dead && r.Link.Up:
+		why = append(why, "gossip calls it dead, and its packets arrive")
+	case info.State == peer.Dead && !owns:
+		return "it has left, or is away and owns no addresses"
+	case info.State == peer.Dead && info.LastSeen.IsZero():
+		why = append(why, "not heard since the start")
+	}
+	if r.Reason != "" {
+		why = append(why, r.Reason)
+	}
+	if !r.Link.Up && r.Link.Reason != "" {
+		why = append(why, r.Link.Reason)
+	}
+	return strings.Join(why, "; ")
 }
 
 // liveIssuers counts the members that could admit a node now.
@@ -134,9 +172,14 @@ func (n *node) liveIssuers() int {
 
 // find is the member that a person means: a name, an ID, or the beginning of an ID.
 func (n *node) find(word string) (peer.Info, error) {
-	var byName, byID []peer.Info
 	self, _ := n.mesh.Peer(n.key.ID())
-	for _, info := range append(n.mesh.Peers(), self) {
+	return pick(append(n.mesh.Peers(), self), word)
+}
+
+// pick is find among these. A name wins over the beginning of an ID: names are what people choose.
+func pick(members []peer.Info, word string) (peer.Info, error) {
+	var byName, byID []peer.Info
+	for _, info := range members {
 		if info.Name == word {
 			byName = append(byName, info)
 		}

@@ -8,19 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-
-	"weft/prog/wire"
 )
-
-// stopWire stops the wire behind the state's socket; false: there was none.
-func stopWire(ctx context.Context, cfg Config, state *stateDir) (bool, error) {
-	c, err := wire.Ensure(ctx, wire.Options{Socket: state.file(fileWireSocket), Log: cfg.Log, Version: cfg.Build})
-	if err != nil {
-		return false, nil //nolint:nilerr // nothing answers: there is no wire
-	}
-	defer c.Close()
-	return true, c.Stop(ctx)
-}
 
 // kernelRelease is what uname says, for a report.
 func kernelRelease() string {

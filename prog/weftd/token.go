@@ -20,6 +20,12 @@ const defaultTTL = 24 * time.Hour
 // maxTTL keeps a token from becoming a password.
 const maxTTL = 365 * 24 * time.Hour
 
+// errNoAddress is the answer to whoever wants an invitation to a machine that nobody can reach.
+var errNoAddress error = &control.Error{
+	Code: control.NotReady, Message: "this machine has no address that others could join at",
+	Hint: "Give it one, or name one: --advertise ADDR",
+}
+
 // invite makes a token and its public record.
 func invite(issuer identity.Issuer, c *identity.Cluster, seeds []token.Seed, r control.TokenRequest, now time.Time) (string, *identity.Invitation, error) {
 	ttl := time.Duration(r.TTL)
@@ -33,8 +39,7 @@ func invite(issuer identity.Issuer, c *identity.Cluster, seeds []token.Seed, r c
 		return "", nil, &control.Error{Code: control.Usage, Message: "uses: want a positive number, or 0 for no limit"}
 	}
 	if len(seeds) == 0 {
-		return "", nil, &control.Error{Code: control.NotReady, Message: "this machine has no address that others could join at",
-			Hint: "Give it one, or name one: --advertise ADDR"}
+		return "", nil, errNoAddress
 	}
 	t, err := token.New(identity.FingerprintOf(c.Root), seeds...)
 	if err != nil {
@@ -200,11 +205,16 @@ func (d *daemon) IssuerAdd(_ context.Context, word string) error {
 		return nil
 	}
 	pub, _ := n.publicKey(info.ID)
-	delegation, err := identity.Delegate(n.root, pub, time.Now())
-	if err != nil {
-		return err
+	// A delegation is told from an earlier one by its time, in whole seconds; what was revoked stays revoked.
+	for at := time.Now(); ; at = at.Add(time.Second) {
+		delegation, err := identity.Delegate(n.root, pub, at)
+		if err != nil {
+			return err
+		}
+		if !n.mesh.Roster().Revoked(identity.KindDelegation, delegation.ID()) {
+			return n.mesh.Roster().Add(delegation)
+		}
 	}
-	return n.mesh.Roster().Add(delegation)
 }
 
 // IssuerRemove revokes a member's delegation.

@@ -38,30 +38,38 @@ type wirelink struct {
 	peers   []wire.Peer
 	tunnels []router.Tunnel
 	local   []netip.Prefix
+	keys    map[[32]byte]peer.ID     // owners of sleeve keys, as the wire was told last
+	blocks  map[netip.Prefix]peer.ID // owners of blocks, likewise
+	liars   map[peer.ID]peer.ID      // members that were left out, and whose key they claim
 
 	mu     sync.Mutex    // guards all below; never held while something waits
 	client *wire.Client  // nil while there is none that was told
 	turned chan struct{} // closed when client changes
 	starts int           // how many wires were attached to
+	over   bool          // stopped on purpose: no wire is started any more
+	failed error         // why there is no client; nil while there is one
 }
 
 func newWirelink(log *slog.Logger, o wire.Options) *wirelink {
 	return &wirelink{log: log, options: o, turned: make(chan struct{})}
 }
 
-// run attaches, equips and tells, again and again.
+// run attaches, equips and tells, again and again, until ctx ends.
 func (l *wirelink) run(ctx context.Context) error {
 	wait := wireRetryMin
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !l.ended() {
 		began := time.Now()
 		err := l.serve(ctx)
-		if ctx.Err() != nil {
-			break
-		}
 		if errors.Is(err, wire.ErrDisplaced) {
 			return err // another daemon runs this node
 		}
+		if ctx.Err() != nil || l.ended() {
+			break
+		}
 		l.log.Warn("wire lost", "err", err)
+		l.mu.Lock()
+		l.failed = err
+		l.mu.Unlock()
 		if time.Since(began) > wireHealthy {
 			wait = wireRetryMin
 			continue
@@ -72,6 +80,7 @@ func (l *wirelink) run(ctx context.Context) error {
 		}
 		wait = min(2*wait, wireRetryMax)
 	}
+	<-ctx.Done() // a wire that was stopped on purpose is not missed
 	return nil
 }
 
@@ -117,10 +126,16 @@ func (l *wirelink) adopt(ctx context.Context, c *wire.Client) error {
 		err = c.SetLocal(ctx, l.local)
 	}
 	if l.peers != nil {
-		err = errors.Join(err, c.SetPeers(ctx, l.peers))
+		sessions := peer.Set{}
+		for _, link := range c.Hello().Peers {
+			if link.KeyAge >= 0 && !link.LastSeen.IsZero() {
+				sessions.Add(link.Peer)
+			}
+		}
+		err = errors.Join(err, l.tellPeers(ctx, c, func(p wire.Peer) bool { return sessions.Has(p.ID) }))
 	}
 	if l.tunnels != nil {
-		err = errors.Join(err, c.SetTunnels(ctx, l.tunnels))
+		err = errors.Join(err, l.tellTunnels(ctx, c))
 	}
 	if err != nil {
 		return fmt.Errorf("tell wire what is wanted: %w", err)
@@ -135,6 +150,7 @@ func (l *wirelink) turn(c *wire.Client) {
 	defer l.mu.Unlock()
 	if l.client = c; c != nil {
 		l.starts++
+		l.failed = nil
 	}
 	close(l.turned)
 	l.turned = make(chan struct{})
@@ -180,24 +196,50 @@ func (l *wirelink) tell(ctx context.Context, keep func(), do func(context.Contex
 	return err
 }
 
-// SetPeers makes the sessions' peers exactly these.
+// SetPeers makes the sessions' peers exactly these, the most senior first: see ownKeys.
 func (l *wirelink) SetPeers(ctx context.Context, peers []wire.Peer) error {
 	if peers == nil {
 		peers = []wire.Peer{}
 	}
-	l.log.Debug("tell wire", "what", "peers", "count", len(peers))
-	return l.tell(ctx, func() { l.peers = peers },
-		func(ctx context.Context, c *wire.Client) error { return c.SetPeers(ctx, peers) })
+	return l.tell(ctx, func() { l.peers = peers }, func(ctx context.Context, c *wire.Client) error {
+		return l.tellPeers(ctx, c, func(p wire.Peer) bool { return l.keys[p.NoisePublic] == p.ID })
+	})
 }
 
-// SetTunnels makes the sleeve's tunnels exactly these.
+// tellPeers settles who owns which key, and tells; telling is held.
+func (l *wirelink) tellPeers(ctx context.Context, c *wire.Client, holds func(wire.Peer) bool) error {
+	kept, liars := ownKeys(l.peers, holds)
+	for id, owner := range liars {
+		if l.liars[id] != owner {
+			l.log.Warn("member left out: it claims the sleeve key of another", "peer", id, "owner", owner)
+		}
+	}
+	if err := c.SetPeers(ctx, kept); err != nil {
+		return err
+	}
+	l.liars, l.keys = liars, make(map[[32]byte]peer.ID, len(kept))
+	for _, p := range kept {
+		l.keys[p.NoisePublic] = p.ID
+	}
+	return nil
+}
+
+// SetTunnels makes the sleeve's tunnels exactly these: see ownBlocks.
 func (l *wirelink) SetTunnels(ctx context.Context, tunnels []router.Tunnel) error {
 	if tunnels == nil {
 		tunnels = []router.Tunnel{}
 	}
-	l.log.Debug("tell wire", "what", "tunnels", "count", len(tunnels))
-	return l.tell(ctx, func() { l.tunnels = tunnels },
-		func(ctx context.Context, c *wire.Client) error { return c.SetTunnels(ctx, tunnels) })
+	return l.tell(ctx, func() { l.tunnels = tunnels }, l.tellTunnels)
+}
+
+// tellTunnels settles who owns which block, and tells; telling is held.
+func (l *wirelink) tellTunnels(ctx context.Context, c *wire.Client) error {
+	kept, owners := ownBlocks(l.tunnels, l.blocks)
+	if err := c.SetTunnels(ctx, kept); err != nil {
+		return err
+	}
+	l.blocks = owners
+	return nil
 }
 
 // SetLocal says which inner destinations are ours.
@@ -277,13 +319,38 @@ func (l *wirelink) Accept(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// stop ends the wire itself, for `weft down`; the daemon that stops for any other reason leaves it.
+// stop ends the wire, and no other is started: for `weft down` and `weft leave`. A daemon that stops for any other reason
+// leaves it. Where none is attached just now there is nothing to stop here; the socket tells whether one runs.
 func (l *wirelink) stop(ctx context.Context) error {
-	c, _ := l.current()
+	l.mu.Lock()
+	l.over = true
+	c := l.client
+	l.mu.Unlock()
 	if c == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, wireStopTime)
 	defer cancel()
 	return c.Stop(ctx)
+}
+
+// ended reports whether stop was called.
+func (l *wirelink) ended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.over
+}
+
+// trouble is why no wire is attached; nil when one is, or when it is too early to say.
+func (l *wirelink) trouble() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
+}
+
+// attached counts the wires that there were.
+func (l *wirelink) attached() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.starts
 }

@@ -64,7 +64,7 @@ func (c *Client) read() {
 	for {
 		select {
 		case f := <-c.accepted:
-			f.Close()
+			_ = f.Close()
 		default:
 			return
 		}
@@ -115,7 +115,7 @@ func (c *Client) offer(fd int) {
 	select {
 	case c.accepted <- f:
 	default:
-		f.Close()
+		_ = f.Close()
 		c.refused.Add(1)
 	}
 }

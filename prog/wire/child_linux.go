@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ func startChild(o Options, ln *net.UnixListener) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer inherited.Close()
+	defer inherited.Close() //nolint:errcheck // the child has its own
 	cmd := exec.Command(o.Exe)
 	cmd.Args = []string{"weft", "wire", o.Socket}
 	cmd.Env = append(slices.Clone(o.Env), fmt.Sprintf("%s=%d", listenerEnv, 3))
@@ -48,7 +49,7 @@ func startChild(o Options, ln *net.UnixListener) (*child, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open log of the wire: %w", err)
 		}
-		defer f.Close()
+		defer f.Close() //nolint:errcheck // the child writes to its own
 		if st, err := f.Stat(); err == nil {
 			c.from = st.Size()
 		}
@@ -98,7 +99,7 @@ func (c *child) lastLine() string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	b := make([]byte, 8<<10)
 	if st, err := f.Stat(); err == nil {
 		c.from = max(c.from, st.Size()-int64(len(b)))
@@ -152,7 +153,7 @@ func kill(ctx context.Context, pid int, socket string) error {
 		return fmt.Errorf("open process %d: %w", pid, err)
 	}
 	defer unix.Close(fd)
-	b, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "cmdline"))
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	if err != nil {
 		return fmt.Errorf("read command line of process %d: %w", pid, err)
 	}
@@ -178,15 +179,15 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { _ = f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("wait for another weft that starts the wire: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}

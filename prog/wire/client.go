@@ -184,7 +184,7 @@ func (c *Client) Accept(ctx context.Context) (net.Conn, error) {
 		select {
 		case f := <-c.accepted:
 			conn, err := net.FileConn(f)
-			f.Close()
+			_ = f.Close()
 			if err != nil { // reset while it waited
 				continue
 			}

@@ -192,8 +192,10 @@ func serveHere(socket string) (done <-chan struct{}, stop func() error, err erro
 
 // Whatever follows a hello: the server reads on or ends the connection, and serves the next one.
 func FuzzControl(f *testing.F) {
-	for _, k := range []kind{kindStop, kindIdentity, kindPeers, kindTunnels, kindLocal, kindUDP, kindTCP, kindTUN, kindFiles,
-		kindDatagram, kindStats, kindHello, 999} {
+	for _, k := range []kind{
+		kindStop, kindIdentity, kindPeers, kindTunnels, kindLocal, kindUDP, kindTCP, kindTUN, kindFiles,
+		kindDatagram, kindStats, kindHello, 999,
+	} {
 		for _, b := range samples(f) {
 			f.Add(append(appendHeader(nil, header{size: len(b), version: protocol, kind: k, id: 9}), b...))
 		}

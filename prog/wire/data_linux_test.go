@@ -137,6 +137,7 @@ func hasDown(links []router.Link) bool {
 
 // loopbackPair is two stations on 127.0.0.1 with a session.
 func loopbackPair(t *testing.T) (a, b *station) {
+	t.Helper()
 	a, b = newStation(t, 1), newStation(t, 2)
 	a.others, b.others = []*station{b}, []*station{a}
 	for _, s := range []*station{a, b} {
@@ -236,6 +237,7 @@ func openTUN(name string) (*os.File, error) {
 // namespacePair is two stations in namespaces joined by a cable, each with a TUN device and the first address of its
 // block on it.
 func namespacePair(t *testing.T) (a, b *station, ha, hb *netlab.Host) {
+	t.Helper()
 	if err := netlab.Supported(); err != nil {
 		t.Skipf("no namespaces: %v", err)
 	}
@@ -361,7 +363,7 @@ func nsOf(t *testing.T, pid int) string {
 
 // flood sends numbered inner UDP packets from one namespace to the other, a thousand a second, until stop is called,
 // which returns how many were sent and how many of them did not arrive.
-func flood(t *testing.T, from, to *netlab.Host, src, dst netip.Addr) (stop func() (sent, lost int)) {
+func flood(t *testing.T, from, to *netlab.Host, dst netip.Addr) (stop func() (sent, lost int)) {
 	t.Helper()
 	in, err := to.ListenPacket("udp4", netip.AddrPortFrom(dst, 9000).String())
 	if err != nil {
@@ -440,7 +442,7 @@ func wait(t *testing.T, d time.Duration) {
 func TestNoPacketIsLostWhenControllersAreKilledAndTakeOver(t *testing.T) {
 	a, b, ha, hb := namespacePair(t)
 	before := a.handshakes() // two, when both began at once
-	stop := flood(t, ha, hb, a.inner(), b.inner())
+	stop := flood(t, ha, hb, b.inner())
 	wait(t, 300*time.Millisecond)
 	for range 3 {
 		for _, s := range []*station{a, b} {
@@ -489,7 +491,7 @@ func (s *station) handshakes() uint64 {
 
 func TestAReplacedWireCostsLittle(t *testing.T) {
 	a, b, ha, hb := namespacePair(t)
-	stop := flood(t, ha, hb, a.inner(), b.inner())
+	stop := flood(t, ha, hb, b.inner())
 	wait(t, 300*time.Millisecond)
 	id := a.id
 	id.Counter += sleeve.CounterSpan

@@ -148,12 +148,12 @@ func TestAttachingLeaksNoDescriptor(t *testing.T) {
 	}
 	// Nothing that was given stays open in the old wire when it is replaced, nor here.
 	ours := descriptors(t, os.Getpid())
-	next, err := last.Replace(t.Context(), Identity{ID: peer.ID{1}})
-	if err == nil {
+	if _, err := last.Replace(t.Context(), Identity{ID: peer.ID{1}}); err == nil {
 		t.Error("replaced by a weftd that had told nothing")
 	}
 	give(last)
-	if next, err = last.Replace(t.Context(), Identity{ID: peer.ID{1}, NoisePrivate: [32]byte{1}, Counter: 1 << 40}); err != nil {
+	next, err := last.Replace(t.Context(), Identity{ID: peer.ID{1}, NoisePrivate: [32]byte{1}, Counter: 1 << 40})
+	if err != nil {
 		t.Fatal(err)
 	}
 	waitDone(t, last, ErrStopped)

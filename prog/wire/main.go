@@ -82,7 +82,7 @@ func controlSocket(ctx context.Context, path string) (*net.UnixListener, error) 
 	}
 	closeInherited(fd)
 	f := os.NewFile(uintptr(fd), "control")
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // the listener has its own
 	ln, err := net.FileListener(f)
 	if err != nil {
 		return nil, err

@@ -52,6 +52,7 @@ func again[T any](parse func([]byte) (T, error), add func([]byte, T) []byte) fun
 
 // samples are one filled message of each codec.
 func samples(t testing.TB) map[string][]byte {
+	t.Helper()
 	endpoint := netip.MustParseAddrPort("192.0.2.7:6783")
 	link := router.Link{
 		Peer: peer.ID{1}, Up: true, Endpoint: endpoint, MTU: 1420, RTT: time.Millisecond, Loss: 0.25,
@@ -78,8 +79,10 @@ func samples(t testing.TB) map[string][]byte {
 			ID: peer.ID{1}, Cluster: [32]byte{2}, NoisePrivate: [32]byte{3}, Epoch: 4, Counter: 5,
 		}),
 		"peers": appendPeers(nil, []Peer{
-			{ID: peer.ID{1}, NoisePublic: [32]byte{2}, Endpoints: []netip.AddrPort{endpoint},
-				Secrets: []psk.Secret{testSecret(t, 1), testSecret(t, 2)}},
+			{
+				ID: peer.ID{1}, NoisePublic: [32]byte{2}, Endpoints: []netip.AddrPort{endpoint},
+				Secrets: []psk.Secret{testSecret(t, 1), testSecret(t, 2)},
+			},
 			{ID: peer.ID{2}},
 		}),
 		"tunnels": appendTunnels(nil, []router.Tunnel{

@@ -34,9 +34,11 @@ func TestPrivilegesAreGone(t *testing.T) {
 		if err != nil {
 			continue // the thread ended
 		}
-		want := []string{"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
+		want := []string{
+			"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
 			"CapAmb:\t0000000000000000", "NoNewPrivs:\t1",
-			"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "Groups:\t \n"}
+			"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "Groups:\t \n",
+		}
 		for _, w := range want {
 			if !bytes.Contains(b, []byte(w)) {
 				t.Errorf("no %q in %s:\n%s", w, file, b)
@@ -94,7 +96,7 @@ func TestOtherUsersAreRefused(t *testing.T) {
 			_, _ = u.Write(append(appendHeader(nil, header{size: len(hello), version: protocol, kind: kindHello, id: 1}), hello...))
 			_ = u.SetReadDeadline(time.Now().Add(10 * time.Second))
 			if n, err := u.Read(make([]byte, 100)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-				answer <- fmt.Errorf("got %d bytes, %v", n, err)
+				answer <- fmt.Errorf("got %d bytes, %w", n, err)
 				return
 			}
 			answer <- nil

@@ -30,7 +30,7 @@ func testOptions(t testing.TB) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "wire")
+	dir, err := os.MkdirTemp("", "wire") //nolint:usetesting // t.TempDir holds the test's name: too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +126,10 @@ func push(t testing.TB, c *Client) {
 		c.SetLocal(ctx, []netip.Prefix{netip.MustParsePrefix("10.32.0.0/26")}),
 		c.SetPeers(ctx, []Peer{
 			{ID: peer.ID{3}, NoisePublic: [32]byte{9: 1}},
-			{ID: peer.ID{2}, NoisePublic: [32]byte{9}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")},
-				Secrets: []psk.Secret{testSecret(t, 7)}},
+			{
+				ID: peer.ID{2}, NoisePublic: [32]byte{9}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")},
+				Secrets: []psk.Secret{testSecret(t, 7)},
+			},
 		}),
 		c.SetTunnels(ctx, []router.Tunnel{
 			{Peer: peer.ID{2}, Blocks: []netip.Prefix{netip.MustParsePrefix("10.32.0.64/26")}, MTU: 1420},

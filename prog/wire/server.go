@@ -162,7 +162,7 @@ func (s *server) serve(c *conn, pid int) {
 	defer s.forget(c)
 	defer c.close()
 	err := s.greet(c, pid)
-	s.greeted(c)
+	s.greeted()
 	if err != nil {
 		s.refused.Add(1)
 		s.log.Warn("refused a controller", "pid", pid, "err", err)
@@ -181,8 +181,8 @@ func (s *server) serve(c *conn, pid int) {
 	}
 }
 
-// greeted ends c's time as one that said no hello.
-func (s *server) greeted(c *conn) {
+// greeted ends a connection's time as one that said no hello.
+func (s *server) greeted() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.greeters--

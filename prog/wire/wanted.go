@@ -201,7 +201,7 @@ func (w *wanted) setTUN(body []byte, fds []int) (changed bool, err error) {
 	drop := func() {
 		closeFDs(fds)
 		for _, q := range queues {
-			q.Close()
+			_ = q.Close()
 		}
 	}
 	for _, fd := range fds {
@@ -226,15 +226,15 @@ func (w *wanted) setTUN(body []byte, fds []int) (changed bool, err error) {
 }
 
 // fileOf makes a socket of the net package from a duplicate of fd.
-func fileOf[T any](fd int, name string, make func(*os.File) (T, error)) (T, error) {
+func fileOf[T any](fd int, name string, open func(*os.File) (T, error)) (T, error) {
 	var none T
 	own, err := duplicateFD(fd)
 	if err != nil {
 		return none, fmt.Errorf("duplicate %s socket: %w", name, err)
 	}
 	f := os.NewFile(uintptr(own), name)
-	defer f.Close()
-	v, err := make(f) // duplicates once more
+	defer f.Close()   //nolint:errcheck // the socket has its own
+	v, err := open(f) // duplicates once more
 	if err != nil {
 		return none, fmt.Errorf("take %s socket: %w", name, err)
 	}

@@ -1,0 +1,255 @@
+package weftd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/crypto/identity"
+	"weft/prog/control"
+	"weft/router"
+)
+
+// defaultPools are tried in turn by a cluster that nobody chose a pool for.
+var defaultPools = [...]string{"10.32.0.0/12", "10.192.0.0/12", "172.24.0.0/14", "100.96.0.0/12"}
+
+// Init makes a cluster in the state directory while no daemon runs.
+func Init(ctx context.Context, cfg Config, r control.InitRequest) (control.InitReply, error) {
+	d := newDaemon(cfg)
+	defer d.close()
+	if err := d.openState(); err != nil {
+		return control.InitReply{}, explain(err)
+	}
+	reply, err := d.makeCluster(ctx, r)
+	return reply, explain(err)
+}
+
+// foundNow makes the cluster of `weft up --init`. Where the machine has no address yet, the join line comes as soon as it
+// has one.
+func (d *daemon) foundNow(ctx context.Context) error {
+	reply, err := d.makeCluster(ctx, control.InitRequest{})
+	if err != nil {
+		return err
+	}
+	if d.cfg.Founded != nil {
+		d.cfg.Founded(reply)
+	}
+	if reply.Token != "" || reply.Existed || d.cfg.Addressed == nil {
+		return nil
+	}
+	n, err := d.current()
+	if err != nil {
+		return err
+	}
+	changed := n.mesh.Watch()
+	for {
+		if own, _ := n.mesh.Peer(n.key.ID()); len(own.Endpoints) > 0 {
+			t, err := d.TokenCreate(ctx, control.TokenRequest{})
+			if err == nil {
+				d.cfg.Addressed(t)
+				return nil
+			}
+			d.log.Warn("no join line yet, will try again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// makeCluster founds a cluster, or says that there is one already.
+func (d *daemon) makeCluster(ctx context.Context, r control.InitRequest) (control.InitReply, error) {
+	d.entering.Lock()
+	defer d.entering.Unlock()
+	m, _, err := loadMembership(d.state)
+	if err != nil {
+		return control.InitReply{}, err
+	}
+	if m != nil {
+		return initReply(m, "", nil, true), nil
+	}
+	spec, notes, err := d.plan(ctx, r)
+	if err != nil {
+		return control.InitReply{}, err
+	}
+	advertise, err := parseAdvertised(r.Advertise)
+	if err != nil {
+		return control.InitReply{}, err
+	}
+	key, err := d.state.keyOrNew(fileIdentity)
+	if err != nil {
+		return control.InitReply{}, err
+	}
+	root, err := d.state.keyOrNew(fileRoot)
+	if err != nil {
+		return control.InitReply{}, err
+	}
+	name := r.Name
+	if name == "" {
+		name = d.cfg.Name
+	}
+	if m, err = found(key, root, name, spec, time.Now()); err != nil {
+		return control.InitReply{}, err
+	}
+	m.advertise = advertise
+	// The first token is part of the first roster, so that the line that is printed works whenever the daemon runs.
+	text, inv, err := d.firstToken(m, root)
+	switch {
+	case errors.Is(err, errNoAddress):
+		notes = append(notes, noAddressNote)
+	case err != nil:
+		return control.InitReply{}, err
+	default:
+		m.items = append(m.items, inv.Raw())
+	}
+	if err := d.state.write(fileMembership, m.append(nil)); err != nil {
+		return control.InitReply{}, err
+	}
+	d.log.Info("cluster made", "cluster", clusterName(m.cluster), "name", name)
+	if d.stop != nil {
+		if err := d.begin(m, key); err != nil {
+			return control.InitReply{}, err
+		}
+	}
+	return initReply(m, text, notes, false), nil
+}
+
+const noAddressNote = "No join line yet: this machine has no address that others could join at. " +
+	"When it has one, type here: weft token create"
+
+// firstToken is the invitation that the founder prints; errNoAddress where nobody could use it.
+func (d *daemon) firstToken(m *membership, root identity.Key) (string, *identity.Invitation, error) {
+	u, err := readUnderlay(m.pools())
+	if err != nil {
+		return "", nil, err
+	}
+	seeds := inviteSeeds(u.endpoints(m.advertised(d.cfg), d.cfg.Listen.Port()), m.certificate.ID())
+	return invite(identity.Issuer{Key: root}, m.cluster, seeds, control.TokenRequest{}, time.Now())
+}
+
+func initReply(m *membership, token string, notes []string, existed bool) control.InitReply {
+	return control.InitReply{
+		Version: control.Version, Cluster: clusterName(m.cluster), Node: m.certificate.ID().String(),
+		Name: m.certificate.Name(), Pools: m.pools(), Token: token, Existed: existed, Notes: notes,
+	}
+}
+
+// plan decides what the new cluster is like. A pool that collides with what this machine uses is refused, or with
+// --accept-overlap noted.
+func (d *daemon) plan(ctx context.Context, r control.InitRequest) (identity.ClusterSpec, []string, error) {
+	spec, err := d.plan6(r)
+	if err != nil {
+		return spec, nil, err
+	}
+	pools := []netip.Prefix(r.Pools)
+	if len(pools) == 0 {
+		pools = d.cfg.Pools
+	}
+	notes, pools, err := d.choosePools(ctx, pools, spec.Linked6, r.AcceptOverlap || d.cfg.AcceptOverlap)
+	if err != nil {
+		return spec, nil, err
+	}
+	expect := r.ExpectNodes
+	if expect == 0 {
+		expect = d.cfg.ExpectNodes
+	}
+	for _, p := range pools {
+		if err := checkPool4(p); err != nil {
+			return spec, nil, &control.Error{Code: control.Usage, Message: "pool: " + err.Error()}
+		}
+		pool, err := identity.NewPool(p)
+		if err != nil {
+			return spec, nil, &control.Error{Code: control.Usage, Message: "pool: " + err.Error()}
+		}
+		spec.Pools = append(spec.Pools, pool)
+	}
+	if atoms := spec.Pools[0].Atoms(); atoms < 2*expect {
+		return spec, nil, &control.Error{
+			Code:    control.Usage,
+			Message: fmt.Sprintf("pool %s is too small for %d nodes", pools[0], expect),
+			Cause:   fmt.Sprintf("it has %d blocks to hand out, and needs twice as many as nodes", atoms),
+			Hint:    "Choose a wider --pool",
+		}
+	}
+	return spec, notes, nil
+}
+
+// plan6 decides the IPv6 half.
+func (d *daemon) plan6(r control.InitRequest) (spec identity.ClusterSpec, err error) {
+	pool6 := r.Pool6
+	if pool6 == "" && d.cfg.NoPool6 {
+		pool6 = "none"
+	}
+	if pool6 == "" && d.cfg.Pool6.IsValid() {
+		pool6 = d.cfg.Pool6.String()
+	}
+	switch pool6 {
+	case "":
+	case "none":
+		spec.IPv4 = true
+	default:
+		p, err := netip.ParsePrefix(pool6)
+		if err != nil || checkPool6(p) != nil || p.Bits() > identity.Linked6Bits {
+			return spec, &control.Error{
+				Code: control.Usage, Message: "pool6: want an IPv6 network of /96 or wider, or none", Cause: "got " + pool6,
+			}
+		}
+		spec.Linked6 = netip.PrefixFrom(p.Addr(), identity.Linked6Bits)
+	}
+	return spec, nil
+}
+
+// choosePools checks the chosen pools, or finds the first default that is free.
+func (d *daemon) choosePools(ctx context.Context, pools []netip.Prefix, linked netip.Prefix, accept bool) ([]string, []netip.Prefix, error) {
+	check := func(pools []netip.Prefix) ([]string, error) {
+		if linked.IsValid() {
+			pools = append(slices.Clone(pools), linked)
+		}
+		return router.CheckPools(ctx, d.host, pools)
+	}
+	if len(pools) > 0 {
+		notes, err := check(pools)
+		if err != nil && accept {
+			return append(notes, acceptedNote(err)), pools, nil
+		}
+		return notes, pools, overlapError(err)
+	}
+	var first error
+	for _, s := range defaultPools {
+		pools := []netip.Prefix{netip.MustParsePrefix(s)}
+		notes, err := check(pools)
+		if err == nil {
+			return notes, pools, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, nil, overlapError(first)
+}
+
+// overlapError is for people; what is no overlap passes as it is.
+func overlapError(err error) error {
+	var used *router.PoolError
+	if !errors.As(err, &used) {
+		return err
+	}
+	return &control.Error{
+		Code:    control.Conflict,
+		Message: fmt.Sprintf("this machine already uses addresses of pool %s", used.Pool), Cause: used.Reason,
+		Hint: "Choose another one: --pool CIDR; or --accept-overlap if you know that it does no harm",
+	}
+}
+
+func acceptedNote(err error) string {
+	var used *router.PoolError
+	if errors.As(err, &used) {
+		return fmt.Sprintf("Pool %s is used on this machine already, and that was accepted: %s.", used.Pool, used.Reason)
+	}
+	return "Overlap accepted: " + err.Error() + "."
+}

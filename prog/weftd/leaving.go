@@ -1,0 +1,133 @@
+package weftd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"weft/prog/control"
+	"weft/prog/wire"
+	"weft/router"
+)
+
+const (
+	handBackTime = 10 * time.Second // for others to take our space; whoever leaves does not wait for the dead
+	tellTime     = 5 * time.Second  // for others to hear that this node leaves
+)
+
+// Down stops the wire that a daemon left behind; false: there was none.
+func Down(ctx context.Context, cfg Config) (bool, error) {
+	state, err := openState(cfg.State)
+	if err != nil {
+		return false, explain(err)
+	}
+	stopped, err := stopWire(ctx, cfg, state)
+	return stopped, explain(errors.Join(err, state.close()))
+}
+
+// Down stops daemon and wire. What protects stays in the kernel: while nobody looks nothing leaks.
+func (d *daemon) Down(ctx context.Context) error {
+	n, _ := d.current()
+	if n != nil {
+		d.stopAttached(ctx, n)
+	}
+	d.finish("weft down", func(ctx context.Context) error {
+		if n == nil {
+			return nil
+		}
+		_, err := stopWire(ctx, d.cfg, d.state)
+		return errors.Join(err, n.router.Down(ctx))
+	})
+	return nil
+}
+
+// Leave hands back the node's space, tells the others and forgets the membership. What others do not answer in time is
+// noted and holds up nothing: they find out by themselves.
+func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.LeaveReply, error) {
+	reply := control.LeaveReply{Version: control.Version, State: d.cfg.State}
+	n, err := d.current()
+	if err != nil && !r.Purge {
+		return reply, err
+	}
+	if n != nil {
+		if claims := n.ring.Claims(); len(claims) > 0 {
+			return reply, &control.Error{
+				Code: control.Conflict, Message: fmt.Sprintf("%d pods are still attached", len(claims)),
+				Cause: claims[0].Container + " among them", Hint: "Detach them first: weft detach NETNS",
+			}
+		}
+		reply.Notes = n.sayGoodbye(ctx)
+		d.stopAttached(ctx, n)
+	}
+	d.finish("weft leave", func(ctx context.Context) error {
+		_, err := stopWire(ctx, d.cfg, d.state)
+		if r.Purge {
+			return errors.Join(err, d.purge(ctx))
+		}
+		if n != nil {
+			err = errors.Join(err, n.router.Down(ctx))
+		}
+		return errors.Join(err, d.state.forget())
+	})
+	return reply, nil
+}
+
+// sayGoodbye hands back the space and tells the others; the notes say what did not work.
+func (n *node) sayGoodbye(ctx context.Context) (notes []string) {
+	if len(n.mesh.Peers()) == 0 {
+		return []string{"This was the only member: the cluster is no more."}
+	}
+	back, cancel := context.WithTimeout(ctx, handBackTime)
+	defer cancel()
+	if err := n.ring.HandBack(back); err != nil {
+		notes = append(notes, "Addresses not handed back: "+err.Error()+".")
+	}
+	tell, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	if err := n.mesh.Leave(tell); err != nil {
+		notes = append(notes, "The others were not told: "+err.Error()+".")
+	}
+	return notes
+}
+
+// stopAttached stops the wire through the attachment that there is; what that misses, stopWire finds.
+func (d *daemon) stopAttached(ctx context.Context, n *node) {
+	if err := n.link.stop(ctx); err != nil {
+		d.log.Warn("wire not stopped, will try again", "err", err)
+	}
+}
+
+// finish ends the daemon for good: after everything has stopped, last is done.
+func (d *daemon) finish(why string, last func(context.Context) error) {
+	d.mu.Lock()
+	d.ending, d.farewell = why, last
+	d.mu.Unlock()
+	d.stop()
+}
+
+// purge leaves the machine as if weft had never been there. The folders go last, and only when they are empty.
+func (d *daemon) purge(ctx context.Context) error {
+	err := errors.Join(router.Remove(ctx, d.host, d.state.file(fileUndo)), d.state.purge())
+	if dir := filepath.Dir(d.cfg.Socket); dir == filepath.Dir(DefaultSocket) {
+		// The socket and its lock go when the door closes, which is later; then nobody needs the folder.
+		d.purged = func() { _ = os.Remove(dir) }
+	}
+	return err
+}
+
+// stopWire stops the wire behind the state's socket; false: there was none.
+func stopWire(ctx context.Context, cfg Config, state *stateDir) (bool, error) {
+	socket := state.file(fileWireSocket)
+	c, err := wire.Ensure(ctx, wire.Options{Socket: socket, Log: cfg.Log, Version: cfg.Build})
+	switch {
+	case err == nil:
+		err = c.Stop(ctx)
+		return err == nil, errors.Join(err, c.Close())
+	case nobodyListens(err):
+		return false, nil
+	}
+	return false, err
+}

@@ -1,0 +1,115 @@
+package weftd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"weft/router/sleeve"
+)
+
+// listenTCP listens on the weft port. Where the kernel has no IPv6 every address means every IPv4 address.
+func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", at.String())
+	if at.Addr() == netip.IPv6Unspecified() && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
+		ln, err = lc.Listen(ctx, "tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()).String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ln.(*net.TCPListener), nil
+}
+
+// checkPort sees whether the weft port can be opened, by opening it; a wire that listens at socket may have it.
+func checkPort(ctx context.Context, at netip.AddrPort, socket string) error {
+	fail := func(network string, err error) error {
+		if p, ok := portHolder(network, at.Port()); ok && p.wire && slices.Contains(p.args, socket) && errors.Is(err, syscall.EADDRINUSE) {
+			return nil
+		}
+		return portError(network, at, "listen", err)
+	}
+	conns, err := sleeve.ListenUDP(ctx, at)
+	if err != nil {
+		return fail("udp", err)
+	}
+	for _, c := range conns {
+		_ = c.Close() // nothing was sent
+	}
+	ln, err := listenTCP(ctx, at)
+	if err != nil {
+		return fail("tcp", err)
+	}
+	return ln.Close()
+}
+
+// program is a process that has a port.
+type program struct {
+	pid  int
+	args []string
+	wire bool // it is a `weft wire`
+}
+
+func (p program) String() string { return fmt.Sprintf("%s (pid %d)", filepath.Base(p.args[0]), p.pid) }
+
+// portHolder finds who has a port of this machine, by what the kernel shows in /proc; without rights, or after a moment,
+// there may be nobody to be found.
+func portHolder(network string, port uint16) (program, bool) {
+	sockets := map[string]bool{}
+	for _, table := range []string{network, network + "6"} {
+		for _, inode := range socketsOn("/proc/thread-self/net/"+table, port) {
+			sockets["socket:["+inode+"]"] = true
+		}
+	}
+	if len(sockets) == 0 {
+		return program{}, false
+	}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // its only error is a bad pattern
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err != nil || !sockets[to] {
+			continue
+		}
+		pid, _ := strconv.Atoi(strings.Split(fd, "/")[2])
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		args := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+		if err == nil && pid != os.Getpid() && args[0] != "" {
+			return program{pid: pid, args: args, wire: len(args) > 1 && args[1] == "wire"}, true
+		}
+	}
+	return program{}, false
+}
+
+// tcpListening is the state of a listener in /proc/net/tcp, udpOpen that of a socket that is connected to nobody.
+const (
+	tcpListening = "0A"
+	udpOpen      = "07"
+)
+
+// socketsOn lists the inodes of sockets that are open on a local port, from a table of /proc/net.
+func socketsOn(table string, port uint16) (inodes []string) {
+	f, err := os.Open(table)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode
+		word := strings.Fields(lines.Text())
+		if len(word) < 10 || word[3] != tcpListening && word[3] != udpOpen {
+			continue
+		}
+		if _, at, ok := strings.Cut(word[1], ":"); ok && at == fmt.Sprintf("%04X", port) {
+			inodes = append(inodes, word[9])
+		}
+	}
+	return inodes
+}
