@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // simulate runs a story in a bubble: all machines started, gossip running, and everything ended and checked after it.
 func simulate(t *testing.T, c func(t *testing.T) *cluster, story func(t *testing.T, c *cluster)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := c(t)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -83,19 +84,35 @@ func TestSequences(t *testing.T) {
 			{"claim", "a", "10.0.0.2"}, {"restart", "", ""}, {"claim", "b", "10.0.0.3"}, {"claim", "a", "10.0.0.2"},
 		}},
 		{"a released address rests for a minute", "10.0.0.0/24", []step{
-			{"claim", "a", "10.0.0.2"}, {"release", "a", "10.0.0.2"}, {"claim", "b", "10.0.0.3"},
-			{"wait", "59s", ""}, {"claim", "c", "10.0.0.4"}, {"wait", "2s", ""}, {"claim", "d", "10.0.0.2"},
+			{"claim", "a", "10.0.0.2"},
+			{"release", "a", "10.0.0.2"},
+			{"claim", "b", "10.0.0.3"},
+			{"wait", "59s", ""},
+			{"claim", "c", "10.0.0.4"},
+			{"wait", "2s", ""},
+			{"claim", "d", "10.0.0.2"},
 		}},
 		{"it rests through a restart", "10.0.0.0/24", []step{
-			{"claim", "a", "10.0.0.2"}, {"release", "a", "10.0.0.2"}, {"restart", "", ""}, {"claim", "b", "10.0.0.3"},
-			{"wait", "61s", ""}, {"claim", "d", "10.0.0.2"}, {"restart", "", ""}, {"claim", "e", "10.0.0.4"},
+			{"claim", "a", "10.0.0.2"},
+			{"release", "a", "10.0.0.2"},
+			{"restart", "", ""},
+			{"claim", "b", "10.0.0.3"},
+			{"wait", "61s", ""},
+			{"claim", "d", "10.0.0.2"},
+			{"restart", "", ""},
+			{"claim", "e", "10.0.0.4"},
 		}},
 		{"release of a whole container", "10.0.0.0/24", []step{
-			{"claim", "a", "10.0.0.2"}, {"claim", "a/eth1", "10.0.0.3"}, {"claim", "b", "10.0.0.4"},
-			{"release", "a/", "10.0.0.2 10.0.0.3"}, {"release", "a/", ""}, {"claim", "b", "10.0.0.4"},
+			{"claim", "a", "10.0.0.2"},
+			{"claim", "a/eth1", "10.0.0.3"},
+			{"claim", "b", "10.0.0.4"},
+			{"release", "a/", "10.0.0.2 10.0.0.3"},
+			{"release", "a/", ""},
+			{"claim", "b", "10.0.0.4"},
 		}},
 		{"an address by name", "10.0.0.0/24", []step{
-			{"claim@10.0.0.77", "a", "10.0.0.77"}, {"claim@10.0.0.77", "a", "10.0.0.77"},
+			{"claim@10.0.0.77", "a", "10.0.0.77"},
+			{"claim@10.0.0.77", "a", "10.0.0.77"},
 			{"claim@10.0.0.78", "a", "eth0 of a has 10.0.0.77 already"},
 			{"claim@10.0.0.77", "b", "10.0.0.77 belongs to eth0 of a"},
 			{"claim@fd12:3456:789a::a00:4e", "b", "10.0.0.78"},
@@ -103,14 +120,20 @@ func TestSequences(t *testing.T) {
 			{"claim@10.0.0.255", "c", "the first and the last address of a pool are not given to anybody"},
 			{"claim@10.0.1.1", "c", "10.0.1.1 is in none of the cluster's pools"},
 			{"claim@fd00::1", "c", "fd00::1 is in none of the cluster's pools"},
-			{"release", "a", "10.0.0.77"}, {"claim@10.0.0.77", "c", "10.0.0.77"},
+			{"release", "a", "10.0.0.77"},
+			{"claim@10.0.0.77", "c", "10.0.0.77"},
 		}},
 		{"exhaustion", "10.0.0.0/29", []step{
-			{"claim", "a", "10.0.0.2"}, {"claim", "b", "10.0.0.3"}, {"claim", "c", "10.0.0.4"}, {"claim", "d", "10.0.0.5"},
+			{"claim", "a", "10.0.0.2"},
+			{"claim", "b", "10.0.0.3"},
+			{"claim", "c", "10.0.0.4"},
+			{"claim", "d", "10.0.0.5"},
 			{"claim", "e", "10.0.0.6"},
 			{"claim", "f", "no free address: no peer can lend in 10.0.0.0/29: no other member has any of it"},
-			{"release", "b", "10.0.0.3"}, {"claim", "f", "a released address is free again in 31 s"},
-			{"wait", "1m", ""}, {"claim", "f", "10.0.0.3"},
+			{"release", "b", "10.0.0.3"},
+			{"claim", "f", "a released address is free again in 31 s"},
+			{"wait", "1m", ""},
+			{"claim", "f", "10.0.0.3"},
 		}},
 		{"a bad request", "10.0.0.0/29", []step{{"claim", "", "a claim needs a container and an interface"}}},
 	} {

@@ -12,19 +12,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-func contents(t testing.TB, s Store) map[string]string {
-	t.Helper()
-	all := make(map[string]string)
-	err := s.Load(func(table Table, key, value []byte) error {
-		all[fmt.Sprintf("%s/%x", table, key)] = string(value)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 func openBolt(t testing.TB, path string) *Bolt {
 	t.Helper()
 	b, err := OpenBolt(path)
@@ -110,7 +97,7 @@ func TestADamagedFileIsAnErrorNotACrash(t *testing.T) {
 		name   string
 		damage func(b []byte) []byte
 	}{
-		{"not a database", func(b []byte) []byte { return []byte(strings.Repeat("hello ", 5000)) }},
+		{"not a database", func([]byte) []byte { return []byte(strings.Repeat("hello ", 5000)) }},
 		{"cut off", func(b []byte) []byte { return b[:3*4096] }},
 		{"a short file", func(b []byte) []byte { return b[:100] }},
 		{"pages of zeros", func(b []byte) []byte { clear(b[2*4096:]); return b }},

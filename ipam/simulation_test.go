@@ -23,6 +23,7 @@ type ledger struct {
 }
 
 func (l *ledger) given(t testing.TB, n *node, container string, addr netip.Addr) {
+	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	key := n.name + " " + container
@@ -339,20 +340,20 @@ func TestADiskThatWasSetBackIsNoticed(t *testing.T) {
 		do   func(c *cluster, n *node)
 		want string
 	}{
-		{"by an empty disk", true, func(c *cluster, n *node) {}, "its disk was set back or copied"},
-		{"by the number of the start", false, func(c *cluster, n *node) {
+		{"by an empty disk", true, func(*cluster, *node) {}, "its disk was set back or copied"},
+		{"by the number of the start", false, func(_ *cluster, n *node) {
 			for range 2 {
 				n.stop()
 				n.start()
 				time.Sleep(time.Second)
 			}
 		}, "has heard of start 3 of this node, and this is start 2"},
-		{"by the start itself", false, func(c *cluster, n *node) {
+		{"by the start itself", false, func(_ *cluster, n *node) {
 			n.stop()
 			n.start()
 			time.Sleep(time.Second)
 		}, "has heard of start 2 of this node, and this is start 2"},
-		{"by what it granted", false, func(c *cluster, n *node) {
+		{"by what it granted", false, func(c *cluster, _ *node) {
 			c.nodes[2].joined.Store(true)
 			c.start()
 			time.Sleep(5 * time.Second)

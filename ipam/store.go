@@ -16,10 +16,6 @@ const (
 	tableServed Table = "served" // peer.ID -> the last request for space that it was given a block for
 )
 
-func tables() []Table {
-	return []Table{tableMeta, tableGrant, tableView, tableClaim, tableRest, tableHeard, tableServed}
-}
-
 // Op is one change: put Value under Key, or delete Key when Value is nil.
 type Op struct {
 	Table Table

@@ -108,8 +108,7 @@ func load(s Store, u *ring.Universe, linked netip.Prefix) (*state, error) {
 				st.served[id], err = parseServed(value)
 			}
 		}
-		var version *tlv.VersionError
-		if errors.As(err, &version) {
+		if _, newer := errors.AsType[*tlv.VersionError](err); newer {
 			return err
 		}
 		if err != nil {

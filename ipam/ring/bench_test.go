@@ -4,14 +4,15 @@ import "testing"
 
 // thousand is a ring of a thousand grants in a /12, each to the next member, and the same with one grant more.
 func thousand(b *testing.B) (w *world, r, next *Ring) {
+	b.Helper()
 	w = newWorld(b, 40, pool("10.32.0.0/12", 26))
 	r = New(w.u)
 	for i := range 1024 {
-		report := Report{}
-		var err error
-		if r, report, err = r.Grant(w.keys[0], w.u.Block(i*16, 16), w.id(1+i%39)); err != nil || len(report.Added) != 1 {
+		with, report, err := r.Grant(w.keys[0], w.u.Block(i*16, 16), w.id(1+i%39))
+		if err != nil || len(report.Added) != 1 {
 			b.Fatal(err)
 		}
+		r = with
 	}
 	next, _, err := r.Grant(w.keys[1], w.u.Block(8, 8), w.id(2))
 	if err != nil {

@@ -205,18 +205,28 @@ func TestWhatIsRefused(t *testing.T) {
 		{"a forged signature", []*Grant{forgery}, 0},
 		{"a forged signature beside a right one", []*Grant{forgery, right}, 1},
 		{"a grant of another cluster", []*Grant{newGrant(other, w.keys[0], block, 0, 1, w.id(1), ID{})}, 0},
-		{"a grant of more than came with the parent", []*Grant{right,
-			newGrant(w.u, w.keys[1], netip.MustParsePrefix("10.32.0.0/12"), 0, 2, w.id(2), right.id)}, 1},
-		{"a grant by somebody else than the parent's owner", []*Grant{right,
-			newGrant(w.u, w.keys[2], block, 0, 2, w.id(2), right.id)}, 1},
-		{"a grant with its parent's number", []*Grant{right,
-			newGrant(w.u, w.keys[1], block, 0, 1, w.id(2), right.id)}, 1},
-		{"a grant in a later view", []*Grant{right,
-			newGrant(w.u, w.keys[1], block, 1, 2, w.id(2), right.id)}, 1},
+		{"a grant of more than came with the parent", []*Grant{
+			right,
+			newGrant(w.u, w.keys[1], netip.MustParsePrefix("10.32.0.0/12"), 0, 2, w.id(2), right.id),
+		}, 1},
+		{"a grant by somebody else than the parent's owner", []*Grant{
+			right,
+			newGrant(w.u, w.keys[2], block, 0, 2, w.id(2), right.id),
+		}, 1},
+		{"a grant with its parent's number", []*Grant{
+			right,
+			newGrant(w.u, w.keys[1], block, 0, 1, w.id(2), right.id),
+		}, 1},
+		{"a grant in a later view", []*Grant{
+			right,
+			newGrant(w.u, w.keys[1], block, 1, 2, w.id(2), right.id),
+		}, 1},
 		{"a grant in a later view by the founder", []*Grant{newGrant(w.u, w.keys[0], block, 1, 1, w.id(2), ID{})}, 0},
 		{"a grant without its parent", []*Grant{newGrant(w.u, w.keys[1], block, 0, 2, w.id(2), right.id)}, 0},
-		{"a grant that goes on from a forgery", []*Grant{forgery,
-			newGrant(w.u, w.keys[1], block, 0, 2, w.id(2), forgery.id)}, 0},
+		{"a grant that goes on from a forgery", []*Grant{
+			forgery,
+			newGrant(w.u, w.keys[1], block, 0, 2, w.id(2), forgery.id),
+		}, 0},
 		{"a chain that is too long", long, MaxDepth},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -134,11 +134,11 @@ func (u *Universe) atomOf(addr netip.Addr) (int, bool) {
 // poolBounds is the pool of atom i as [start, end).
 func (u *Universe) poolBounds(i int) (start, end int) {
 	end = u.atoms
-	for k := len(u.first) - 1; k >= 0; k-- {
-		if u.first[k] <= i {
-			return u.first[k], end
+	for _, first := range slices.Backward(u.first) {
+		if first <= i {
+			return first, end
 		}
-		end = u.first[k]
+		end = first
 	}
 	return 0, end
 }

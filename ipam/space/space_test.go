@@ -47,8 +47,14 @@ func TestSequences(t *testing.T) {
 			{"next", "10.0.0.4"}, {"next", "10.0.0.5"}, {"next", "10.0.0.6"}, {"next", ""},
 		}},
 		{"a gap is filled after its rest", "10.0.0.0/24", []string{"10.0.0.0/24"}, []step{
-			{"next", "10.0.0.1"}, {"next", "10.0.0.2"}, {"next", "10.0.0.3"}, {"release", "10.0.0.2"},
-			{"next", "10.0.0.4"}, {"wake", "10.0.0.2"}, {"next", "10.0.0.2"}, {"next", "10.0.0.5"},
+			{"next", "10.0.0.1"},
+			{"next", "10.0.0.2"},
+			{"next", "10.0.0.3"},
+			{"release", "10.0.0.2"},
+			{"next", "10.0.0.4"},
+			{"wake", "10.0.0.2"},
+			{"next", "10.0.0.2"},
+			{"next", "10.0.0.5"},
 		}},
 		{"an address by name ends its rest", "10.0.0.0/24", []string{"10.0.0.0/24"}, []step{
 			{"take", "10.0.0.9"}, {"release", "10.0.0.9"}, {"take", "10.0.0.9"}, {"wake", ""},
@@ -182,7 +188,7 @@ func TestSpaceAgainstAMap(t *testing.T) {
 			}
 			return false
 		}
-		any := rapid.Custom(func(t *rapid.T) netip.Addr { return addrOf(10<<24 + rapid.Uint32Range(0, 63).Draw(t, "addr")) })
+		drawn := rapid.Custom(func(t *rapid.T) netip.Addr { return addrOf(10<<24 + rapid.Uint32Range(0, 63).Draw(t, "addr")) })
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch rapid.SampledFrom([]string{"next", "take", "release", "drop", "time", "blocks"}).Draw(t, "do") {
 			case "next":
@@ -202,7 +208,7 @@ func TestSpaceAgainstAMap(t *testing.T) {
 					taken[got] = true
 				}
 			case "take":
-				a := any.Draw(t, "a")
+				a := drawn.Draw(t, "a")
 				if err := s.Check(a); (err == nil) != (usable(a) && !taken[a]) {
 					t.Fatalf("check %v: %v", a, err)
 				}
@@ -210,13 +216,13 @@ func TestSpaceAgainstAMap(t *testing.T) {
 				taken[a] = true
 				delete(resting, a)
 			case "release":
-				if a := any.Draw(t, "a"); taken[a] {
+				if a := drawn.Draw(t, "a"); taken[a] {
 					s.Release(a, now)
 					delete(taken, a)
 					resting[a] = now.Add(coolFor)
 				}
 			case "drop":
-				a := any.Draw(t, "a")
+				a := drawn.Draw(t, "a")
 				s.Drop(a)
 				delete(taken, a)
 				delete(resting, a)
