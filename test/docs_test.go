@@ -1,9 +1,9 @@
 package test
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,63 +11,49 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
-// Snippets of the documentation are held to what the program does. A block of sh is
+// The documentation is typed by a test, word for word. The comment on the line before a block of sh says where:
 //
-//   - executed here, when the line before it is <!-- run -->: quick things that need neither root nor a cluster; or else
-//   - read line by line: weft commands and their flags must be known to the program, make targets to the Makefile, and any
-//     other command must stand in the table below with the place where it is really run.
-var runElsewhere = []struct{ begins, where string }{
-	{"apt-get install", ".ci/run"},
-	{"apt install", ".ci/run"},
-	{"git clone", ".ci/run"}, // has what was cloned
-	{"cd weft", ".ci/run"},
-	{"cd ", ".ci/run"},
-	{"nsenter --net=", "test/demo/story.go"}, // prints the line
-	{"ip netns add", "test/readme_linux_test.go"},
-	{"ping ", "test/demo/story.go"},
-	{"curl ", "test/demo/story.go"},
-	{"systemctl ", "prog/weftd"}, // readiness is tested, systemd itself is not
-	{"go test ", "Makefile"},
-	{"install ", "Makefile"},
-	{"cp bin/weft ", "Makefile"},
-	{"scp bin/weft ", "Makefile"},
+//	<!-- run -->             in a shell in the root of the repository, with weft in the path: what needs neither root nor a cluster
+//	<!-- on n1 -->           on machine n1 of the page's own lab of three; several machines: <!-- on n1 n2 -->
+//	<!-- on n1, fails -->    the same, and it must fail
+//	<!-- run by .ci/run -->  by that script, or with that page: the same lines stand there
+//
+// A page is a story: its blocks are typed from top to bottom, and between them the machines have time to find each other.
+// Two more comments belong to it:
+//
+//	<!-- ^C on n1 -->        the daemon in the foreground of n1 is interrupted
+//	<!-- prints -->          before a block of text: the last block of sh printed these lines, in this order, among others
+//
+// What differs from run to run is not compared: a word with a digit in it, and one of 20 letters or more, stands for any
+// such word. The machines' side of it is in typed_linux_test.go.
+type block struct {
+	file  string
+	line  int    // of its first line
+	lang  string // sh, text, …; "^C" for that comment
+	mark  string // the comment before it
+	lines []string
 }
 
 const snippetTimeout = time.Minute
 
-type snippet struct {
-	file  string
-	line  int // of its first line
-	run   bool
-	lines []string
-}
-
+// documents lists what is held to these rules.
 func documents(t *testing.T) []string {
 	t.Helper()
-	var files []string
-	for _, f := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"} {
-		if _, err := os.Stat(filepath.Join(root(t), f)); err == nil {
-			files = append(files, f)
-		}
-	}
-	err := filepath.WalkDir(filepath.Join(root(t), "site"), func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil
-		case err != nil:
-			return err
-		case d.IsDir() && d.Name() == "node_modules":
-			return fs.SkipDir
-		case strings.HasSuffix(path, ".md"):
-			rel, err := filepath.Rel(root(t), path)
+	files := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
+	err := filepath.WalkDir(filepath.Join(root(t), "site"), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".md") {
+			var rel string
+			rel, err = filepath.Rel(root(t), path)
 			files = append(files, rel)
-			return err
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -75,85 +61,138 @@ func documents(t *testing.T) []string {
 	return files
 }
 
-// snippets finds the sh blocks of a Markdown file; text is what the file holds.
-func snippets(file, text string) []snippet {
-	var all []snippet
-	var open *snippet
-	before := ""
+func read(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root(t), file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+var (
+	comment   = regexp.MustCompile(`^<!-- (.*) -->$`)
+	interrupt = regexp.MustCompile(`^\^C on (n[123])$`)
+	typedOn   = regexp.MustCompile(`^on (n[123](?: n[123])*)(, fails)?$`)
+	runBy     = regexp.MustCompile(`^run by (\S+)$`)
+)
+
+// blocks finds the fenced blocks of a page, with the comment before each.
+func blocks(file, text string) []block {
+	var all []block
+	var open *block
+	mark := ""
 	for i, line := range strings.Split(text, "\n") {
 		trimmed := strings.TrimSpace(line)
+		lang, fence := strings.CutPrefix(trimmed, "```")
 		switch {
-		case open == nil && (trimmed == "```sh" || strings.HasPrefix(trimmed, "```sh ")):
-			open = &snippet{file: file, line: i + 2, run: before == "<!-- run -->"}
-		case open != nil && trimmed == "```":
+		case open != nil && fence:
 			all = append(all, *open)
-			open = nil
+			open, mark = nil, ""
 		case open != nil:
 			open.lines = append(open.lines, line)
-		}
-		if trimmed != "" {
-			before = trimmed
+		case fence:
+			open = &block{file: file, line: i + 2, lang: lang, mark: mark}
+		case trimmed != "":
+			mark = ""
+			if m := comment.FindStringSubmatch(trimmed); m != nil {
+				mark = m[1]
+				if interrupt.MatchString(mark) {
+					all = append(all, block{file: file, line: i + 1, lang: "^C", mark: mark})
+				}
+			}
 		}
 	}
 	return all
 }
 
-var trailingComment = regexp.MustCompile(`(^|\s)#.*$`)
+// where is the block's place, for the words of a failure.
+func (b block) where() string { return fmt.Sprintf("%s:%d", b.file, b.line) }
 
-// commands are the lines that somebody would type: no comments, no sudo, continued lines joined, pipes cut apart.
-func (s snippet) commands() []string {
-	text := strings.ReplaceAll(strings.Join(s.lines, "\n"), "\\\n", " ")
+// text is the block as it stands.
+func (b block) text() string { return strings.Join(b.lines, "\n") }
+
+// commands are the lines that somebody would type: no comments, continued lines joined.
+func (b block) commands() []string {
 	var out []string
-	for line := range strings.SplitSeq(text, "\n") {
-		line = trailingComment.ReplaceAllString(line, "")
-		for _, part := range regexp.MustCompile(`\s*(&&|\|\||\||;)\s*`).Split(line, -1) {
-			part = strings.TrimPrefix(strings.TrimSpace(part), "$ ")
-			part = strings.TrimPrefix(part, "sudo ")
-			if part = strings.TrimSpace(part); part != "" {
-				out = append(out, part)
-			}
+	for line := range strings.SplitSeq(strings.ReplaceAll(b.text(), "\\\n", " "), "\n") {
+		if line = strings.TrimSpace(trailingComment.ReplaceAllString(line, "")); line != "" {
+			out = append(out, line)
 		}
 	}
 	return out
 }
 
-func TestSnippetsAreFoundAndTakenApart(t *testing.T) {
-	text := "# Title\n\n```sh\nsudo make demo   # all of it\nweft up --init \\\n  --name a\n```\n\n<!-- run -->\n\n```sh\necho hi | cat\n```\n```text\nnot this\n```\n"
-	got := snippets("x.md", text)
-	if len(got) != 2 || got[0].run || !got[1].run || got[0].line != 4 {
-		t.Fatalf("%+v", got)
+var trailingComment = regexp.MustCompile(`(^|\s)#\s.*$`)
+
+// onMachines reports whether a page is a story.
+func onMachines(page []block) bool {
+	return slices.ContainsFunc(page, func(b block) bool { return typedOn.MatchString(b.mark) })
+}
+
+func TestBlocksAreFoundWithTheirComments(t *testing.T) {
+	text := "# Title\n\n<!-- on n1 n2 -->\n```sh\nsudo weft up --init \\\n  --name a   # here\n```\nwords\n\n<!-- run -->\n\n" +
+		"```sh\necho hi | cat\n```\n<!-- ^C on n1 -->\n```text\nnot this\n```\n"
+	got := blocks("x.md", text)
+	var short []string
+	for _, b := range got {
+		short = append(short, fmt.Sprintf("%d %s %q %q", b.line, b.lang, b.mark, b.commands()))
 	}
-	if c := got[0].commands(); !slices.Equal(c, []string{"make demo", "weft up --init    --name a"}) {
-		t.Errorf("%q", c)
-	}
-	if c := got[1].commands(); !slices.Equal(c, []string{"echo hi", "cat"}) {
-		t.Errorf("%q", c)
+	want := []string{`5 sh "on n1 n2" ["sudo weft up --init    --name a"]`, `13 sh "run" ["echo hi | cat"]`, `15 ^C "^C on n1" []`,
+		`17 text "^C on n1" ["not this"]`}
+	if !slices.Equal(short, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(short, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-func TestSnippetsOfTheDocumentationWork(t *testing.T) {
-	var all []snippet
+func TestEveryBlockOfShellIsRunSomewhere(t *testing.T) {
 	for _, file := range documents(t) {
-		b, err := os.ReadFile(filepath.Join(root(t), file))
-		if err != nil {
-			t.Fatal(err)
+		for _, b := range blocks(file, read(t, file)) {
+			switch {
+			case b.lang == "":
+				t.Errorf("%s: a block needs a language: sh is typed by a test, text is not", b.where())
+			case slices.Contains([]string{"bash", "shell", "console"}, b.lang):
+				t.Errorf("%s: call it sh, so that it is typed by a test", b.where())
+			case b.lang != "sh" || b.mark == "run" || typedOn.MatchString(b.mark):
+			case runBy.MatchString(b.mark):
+				script := read(t, runBy.FindStringSubmatch(b.mark)[1])
+				for _, c := range b.commands() {
+					if !regexp.MustCompile(`(?m)^(exec )?` + regexp.QuoteMeta(c) + `$`).MatchString(script) {
+						t.Errorf("%s: %q is no line of %s", b.where(), c, b.mark)
+					}
+				}
+			default:
+				t.Errorf("%s: a block of sh is typed by a test, and the comment before it says where: <!-- run --> or "+
+					"<!-- on n1 -->; it says %q", b.where(), b.mark)
+			}
 		}
-		all = append(all, snippets(file, string(b))...)
 	}
-	if len(all) == 0 {
-		t.Skip("no document has a snippet yet")
-	}
-	weft := buildWeft(t)
-	targets := makeTargets(t)
-	for _, s := range all {
-		if s.run {
-			s.execute(t, filepath.Dir(weft))
-			continue
+}
+
+func TestQuickBlocksWork(t *testing.T) {
+	weft := sync.OnceValue(func() string { return buildWeft(t) })
+	for _, file := range documents(t) {
+		for _, b := range blocks(file, read(t, file)) {
+			if b.lang != "sh" || b.mark != "run" {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), snippetTimeout)
+			cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", b.text())
+			cmd.Dir = root(t)
+			cmd.Env = append(cleanEnvironment(), "PATH="+filepath.Dir(weft())+":"+os.Getenv("PATH"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", b.where(), err, out)
+			}
+			cancel()
 		}
-		for _, c := range s.commands() {
-			s.check(t, c, weft, targets)
-		}
 	}
+}
+
+// cleanEnvironment is this process's without what would make a typed line mean something else.
+func cleanEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "WEFT_") || strings.HasPrefix(kv, "MAKE") || strings.HasPrefix(kv, "MFLAGS=") || strings.HasPrefix(kv, "PATH=")
+	})
 }
 
 func buildWeft(t *testing.T) string {
@@ -167,93 +206,129 @@ func buildWeft(t *testing.T) string {
 	return bin
 }
 
-func makeTargets(t *testing.T) []string {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(root(t), "Makefile"))
-	if err != nil {
-		t.Fatal(err)
+// printed compares what a page shows with what was printed: the lines in their order, other lines between them.
+func printed(shown []string, got string) error {
+	rest := strings.Split(got, "\n")
+	for _, line := range shown {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		at := slices.IndexFunc(rest, func(r string) bool { return sameLine(line, r) })
+		if at < 0 {
+			return fmt.Errorf("it does not print %q", line)
+		}
+		rest = rest[at+1:]
 	}
-	var out []string
-	for _, m := range regexp.MustCompile(`(?m)^([a-z][a-z-]*):`).FindAllSubmatch(b, -1) {
-		out = append(out, string(m[1]))
-	}
-	return out
+	return nil
 }
 
-func (s snippet) execute(t *testing.T, path string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), snippetTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", strings.Join(s.lines, "\n"))
-	cmd.Dir = root(t)
-	cmd.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%s:%d: %v\n%s", s.file, s.line, err, out)
+// sameLine compares word by word; a shown word that is another in every run stands for any.
+func sameLine(shown, got string) bool {
+	return slices.EqualFunc(strings.Fields(shown), strings.Fields(got), func(s, g string) bool {
+		return s == g || strings.ContainsFunc(s, unicode.IsDigit) || utf8.RuneCountInString(s) >= 20
+	})
+}
+
+func TestPrintedLinesAreComparedByWhatLasts(t *testing.T) {
+	got := "Node  n1  ready\n  id  ip464447anjx6257xaj5t4visi\n  up  6s\n"
+	if err := printed([]string{"Node n3 ready", "id aaaaaaaaaaaaaaaaaaaaaaaaaa"}, got); err != nil {
+		t.Error(err)
+	}
+	if printed([]string{"up 5s", "Node n1 ready"}, got) == nil || printed([]string{"Node n1 waiting"}, got) == nil ||
+		printed([]string{"Node n1"}, got) == nil {
+		t.Error("another order or another word passes")
 	}
 }
 
-// check holds one command of a snippet to what exists.
-func (s snippet) check(t *testing.T, command, weft string, targets []string) {
-	t.Helper()
-	words := strings.Fields(command)
-	for len(words) > 0 && regexp.MustCompile(`^[A-Z_]+=`).MatchString(words[0]) { // KEEP=1 make demo
-		words = words[1:]
-	}
-	if len(words) == 0 {
-		return
-	}
-	switch filepath.Base(words[0]) {
-	case "make":
-		for _, w := range words[1:] {
-			if !strings.ContainsAny(w, "=-$") && !slices.Contains(targets, w) {
-				t.Errorf("%s:%d: there is no target %q (%s)", s.file, s.line, w, command)
-			}
-		}
-	case "weft":
-		if why := unknownToWeft(t, weft, words[1:]); why != "" {
-			t.Errorf("%s:%d: %s: %s", s.file, s.line, command, why)
-		}
-	default:
-		for _, e := range runElsewhere {
-			if strings.HasPrefix(command, e.begins) {
-				if _, err := os.Stat(filepath.Join(root(t), e.where)); err != nil {
-					t.Errorf("%s:%d: %q is said to be run in %s: %v", s.file, s.line, command, e.where, err)
+var link = regexp.MustCompile(`\[[^\]]*\]\(([^)\s]+)\)`)
+
+// A link inside the repository leads to a file, and to a heading of it; every page can be reached from the map.
+func TestLinksLeadSomewhere(t *testing.T) {
+	reached := map[string]bool{}
+	for _, file := range documents(t) {
+		for i, line := range strings.Split(read(t, file), "\n") {
+			for _, m := range link.FindAllStringSubmatch(line, -1) {
+				if strings.Contains(m[1], "://") {
+					continue
 				}
-				return
+				path, anchor, _ := strings.Cut(m[1], "#")
+				target := file
+				if path != "" {
+					target = filepath.Join(filepath.Dir(file), path)
+				}
+				st, err := os.Stat(filepath.Join(root(t), target))
+				switch {
+				case errors.Is(err, fs.ErrNotExist):
+					t.Errorf("%s:%d: there is no %s", file, i+1, target)
+				case err != nil:
+					t.Fatal(err)
+				case anchor != "" && !st.IsDir() && !slices.Contains(anchors(read(t, target)), anchor):
+					t.Errorf("%s:%d: %s has no heading #%s", file, i+1, target, anchor)
+				}
+				if file == "site/index.md" || file == "site/adr/index.md" {
+					reached[target] = true
+				}
 			}
 		}
-		t.Errorf("%s:%d: %q is run nowhere: mark its block with <!-- run -->, or name in docs_test.go the place that runs it", s.file, s.line, command)
+	}
+	for _, file := range documents(t) {
+		if strings.HasPrefix(file, "site/") && file != "site/index.md" && !reached[file] {
+			t.Errorf("%s is on no map: name it in site/index.md or site/adr/index.md", file)
+		}
 	}
 }
 
-// unknownToWeft asks the program's help for the subcommand and each flag.
-func unknownToWeft(t *testing.T, weft string, words []string) string {
-	t.Helper()
-	var path, flags []string
-	for _, w := range words {
-		switch {
-		case w == "--help" || w == "-h" || w == "--version":
-		case strings.HasPrefix(w, "-"):
-			name, _, _ := strings.Cut(w, "=")
-			flags = append(flags, name)
-		case len(flags) == 0 && len(path) < 2 && regexp.MustCompile(`^[a-z]+$`).MatchString(w):
-			path = append(path, w)
-		}
+// anchors are the headings of a page as links name them.
+func anchors(text string) []string {
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		all = append(all, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, m[1]))
 	}
-	for n := len(path); n >= 0; n-- { // the second word may be an argument
-		help, err := exec.Command(weft, append(slices.Clone(path[:n]), "--help")...).CombinedOutput()
-		if err != nil || n == 0 && len(path) > 0 {
-			continue
-		}
-		for _, f := range flags {
-			if !regexp.MustCompile(regexp.QuoteMeta(f) + `([^a-z-]|$)`).Match(help) {
-				return "its help does not know " + f
+	return all
+}
+
+func TestPagesAreNotTooWide(t *testing.T) {
+	const widest = 120
+	for _, file := range documents(t) {
+		for i, line := range strings.Split(read(t, file), "\n") {
+			if n := utf8.RuneCountInString(line); n > widest && !strings.HasPrefix(line, "|") {
+				t.Errorf("%s:%d: %d columns, at most %d outside of tables", file, i+1, n, widest)
 			}
 		}
-		if bytes.Contains(help, []byte("No help topic")) {
+	}
+}
+
+// A decision record has one form, so that one finds the alternatives of a decision without reading all of it.
+func TestDecisionsHaveTheirParts(t *testing.T) {
+	named := regexp.MustCompile(`^site/adr/(\d{4})-[a-z0-9-]+\.md$`)
+	next := 1
+	for _, file := range documents(t) {
+		if !strings.HasPrefix(file, "site/adr/") || file == "site/adr/index.md" {
 			continue
 		}
-		return ""
+		m := named.FindStringSubmatch(file)
+		if m == nil || m[1] != fmt.Sprintf("%04d", next) {
+			t.Fatalf("%s: want site/adr/%04d-some-title.md", file, next)
+		}
+		next++
+		text := read(t, file)
+		if !strings.HasPrefix(text, "# "+m[1]+" ") {
+			t.Errorf("%s does not begin with its number", file)
+		}
+		var parts []string
+		for _, h := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(text, -1) {
+			parts = append(parts, h[1])
+		}
+		if want := []string{"Context", "Decision", "Alternatives", "Consequences"}; !slices.Equal(parts, want) {
+			t.Errorf("%s has the parts %q, want %q", file, parts, want)
+		}
 	}
-	return "there is no such command"
 }

@@ -61,7 +61,7 @@ var directions = []direction{
 }
 
 // Test files may also import the laboratories.
-var laboratories = []string{"test/netlab", "mesh/meshtest", "router/host/...", "prog/control/controltest"}
+var laboratories = []string{"test/netlab", "test/corpus", "mesh/meshtest", "router/host/...", "prog/control/controltest"}
 
 // A home is the only place of a third-party module. What is not listed has no place at all.
 type home struct {

@@ -53,12 +53,15 @@ func (m *Machine) Up(args ...string) error { return m.UpEnv(nil, args...) }
 
 // UpEnv is Up with more environment variables.
 func (m *Machine) UpEnv(env []string, args ...string) error {
-	all := append([]string{"up", "--name", m.Name(), "--state", m.State(), "--socket", m.socket()}, args...)
-	m.Daemon = m.Command(m.Weft, all...).Env(env...)
+	m.Daemon = m.Command(m.Weft, m.upArgs(args)...).Env(env...)
 	if m.Keep {
 		m.Daemon.Outlive()
 	}
 	return m.Daemon.Start()
+}
+
+func (m *Machine) upArgs(args []string) []string {
+	return append([]string{"up", "--name", m.Name(), "--state", m.State(), "--socket", m.socket()}, args...)
 }
 
 // Found starts the daemon as founder and returns the token of the join line that it prints.
@@ -155,7 +158,7 @@ func (m *Machine) WaitFor(ctx context.Context, ok func(control.Status) error) (c
 	err := Poll(ctx, func() (err error) {
 		select {
 		case <-m.Daemon.Done():
-			return stop{fmt.Errorf("the daemon on %s ended: %w", m, m.Daemon.Wait())}
+			return stop{fmt.Errorf("the daemon on %s ended: %w", m, errors.Join(errors.New(m.Daemon.String()), m.Daemon.Wait()))}
 		default:
 		}
 		if s, err = m.Status(); err != nil {

@@ -94,7 +94,7 @@ func total(file string, w io.Writer) (code int, err error) {
 	if err != nil {
 		return 2, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	var all tally
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 16<<20)

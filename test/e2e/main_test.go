@@ -16,21 +16,28 @@ import (
 	"weft/test/netlab"
 )
 
+// programsEnv names a folder with built programs, weft and labprobe, to tell the stories with; without it they are built.
+const programsEnv = "WEFT_E2E_PROGRAMS"
+
 // programs are built once for all stories.
 var programs cluster.Programs
 
 func TestMain(m *testing.M) {
+	cluster.SpringTrap()
 	os.Exit(func() int {
 		if netlab.Supported() == nil {
-			dir, err := os.MkdirTemp("", "weft-e2e-")
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-			defer os.RemoveAll(dir)
-			if err := netlab.Build(dir, "weft/cmd/weft", "weft/test/labprobe"); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
+			dir := os.Getenv(programsEnv)
+			if dir == "" {
+				var err error
+				if dir, err = os.MkdirTemp("", "weft-e2e-"); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return 1
+				}
+				defer os.RemoveAll(dir)
+				if err := netlab.Build(dir, "weft/cmd/weft", "weft/test/labprobe"); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return 1
+				}
 			}
 			programs = cluster.Programs{Weft: filepath.Join(dir, "weft"), Probe: filepath.Join(dir, "labprobe")}
 		}
@@ -157,13 +164,21 @@ func (s *story) distinct() {
 	}
 }
 
+// took says how long a recovery took.
+func (s *story) took(what string, since time.Time) time.Duration {
+	s.Helper()
+	d := time.Since(since)
+	s.Logf("%s: whole again after %.2f s", what, d.Seconds())
+	return d
+}
+
 // watch captures on every cable of the machines what shows a pool address in clear.
 func (s *story) watch(pools ...netip.Prefix) netlab.Captures {
 	s.Helper()
 	return s.lab.CaptureAll(netlab.CaptureOptions{Match: netlab.Cleartext(pools...), Keep: 16})
 }
 
-// clear checks that the captures saw packets, and none in clear.
+// sealed checks that the captures saw packets, and none in clear.
 func (s *story) sealed(c netlab.Captures) {
 	s.Helper()
 	c.Stop()

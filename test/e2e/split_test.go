@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
 	"weft/prog/control"
+	"weft/test/cluster"
 	"weft/test/netlab"
 )
 
@@ -52,14 +54,96 @@ func TestSplitHealsByItself(t *testing.T) {
 	s.sealed(watch)
 }
 
+// What one machine sends to another is lost, and nothing else: both say so, the third is not touched, and it heals by
+// itself.
+func TestOneWayCutHealsByItself(t *testing.T) {
+	s := tell(t)
+	s.form()
+	pods := s.pods()
+	s.connected(pods)
+	watch := s.watch(s.pools()...)
+
+	cut := s.lab.PartitionOneWay([]*netlab.Host{s.a.Host}, []*netlab.Host{s.b.Host})
+	began := time.Now()
+	for _, m := range []*cluster.Machine{s.a, s.b} {
+		_, err := m.WaitFor(s.within(20*time.Second), unreached(1))
+		s.must(err)
+	}
+	t.Logf("both noticed after %.1f s", time.Since(began).Seconds())
+	s.must(pods[0].WaitPing(s.within(5*time.Second), pods[2].Addrs[0]))
+	s.must(pods[1].WaitPing(s.within(5*time.Second), pods[2].Addrs[0]))
+	for _, m := range s.machines {
+		p, err := m.Attach("one-way")
+		s.must(err)
+		pods = append(pods, p)
+	}
+	s.distinct()
+
+	cut.Heal()
+	began = time.Now()
+	s.whole()
+	s.connected(pods)
+	if took := s.took("one-way cut", began); took > 30*time.Second {
+		t.Errorf("took %v", took)
+	}
+	s.sealed(watch)
+}
+
+// Every cable is pulled: machines without any network keep serving their own pods, and find each other when it is back.
+func TestAllCablesPulled(t *testing.T) {
+	s := tell(t)
+	s.form()
+	pods := s.pods()
+	s.connected(pods)
+
+	for _, k := range s.sites.Links() {
+		k.Down()
+	}
+	for _, m := range s.machines {
+		_, err := m.WaitFor(s.within(20*time.Second), unreached(2))
+		s.must(err)
+	}
+	for i, m := range s.machines {
+		p, err := m.Attach("alone")
+		s.must(err)
+		s.must(p.WaitPing(s.within(5*time.Second), pods[i].Addrs[0]))
+		pods = append(pods, p)
+	}
+	// One of them is even started anew like this, daemon and wire.
+	s.must(s.b.Kill())
+	s.must(s.b.KillWire(s.within(5 * time.Second)))
+	s.must(s.b.Up())
+	p, err := s.attachSoon(s.b, "anew")
+	s.must(err)
+	pods = append(pods, p)
+	s.distinct()
+
+	for _, k := range s.sites.Links() {
+		k.Up()
+	}
+	began := time.Now()
+	s.whole()
+	s.connected(pods)
+	if took := s.took("all cables pulled", began); took > 30*time.Second {
+		t.Errorf("took %v", took)
+	}
+	s.distinct()
+}
+
+// attachSoon attaches as soon as the daemon, which has just started, lets it.
+func (s *story) attachSoon(m *cluster.Machine, name string) (p *cluster.Pod, err error) {
+	s.Helper()
+	began := time.Now()
+	p = &cluster.Pod{Host: m.Pod(name), Machine: m}
+	err = cluster.Poll(s.within(20*time.Second), func() error { return p.Attach() })
+	s.Logf("%s attached %.1f s after the start", p, time.Since(began).Seconds())
+	return p, err
+}
+
 // away checks that so many members are known and not alive.
 func away(st control.Status, n int) error {
 	if got := st.Cluster.Members - st.Cluster.Alive; got < n {
-		return errAway(got)
+		return fmt.Errorf("only %d members are away", got)
 	}
 	return nil
 }
-
-type errAway int
-
-func (e errAway) Error() string { return "only so many are away: " + string(rune('0'+int(e))) }

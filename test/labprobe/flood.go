@@ -54,7 +54,7 @@ func flood(ctx context.Context, fs *flag.FlagSet, args []string) (fmt.Stringer, 
 	if err != nil {
 		return nil, err
 	}
-	defer e.close()
+	defer e.close() //nolint:errcheck // the answers are in
 	pause := time.Second / time.Duration(*rate)
 	r := floodAt(ctx, e, int(*length/pause), *size, pause, *wait)
 	if r.Received < r.Sent || r.Refused > 0 {

@@ -90,7 +90,7 @@ func pingOne(ctx context.Context, dst, src netip.Addr, count, size int, pause, w
 		r.Error = err.Error()
 		return r
 	}
-	defer e.close()
+	defer e.close() //nolint:errcheck // the answers are in
 	var times []float64
 	var seen tally
 	last := time.Now().Add(time.Duration(count-1)*pause + wait)

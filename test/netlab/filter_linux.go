@@ -280,13 +280,13 @@ func (r Drop) expressions() ([][]expr.Any, error) {
 	}
 	tail = append(tail, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
 
-	any := []netip.Prefix{{}}
+	everything := []netip.Prefix{{}}
 	from, to := r.From, r.To
 	if len(from) == 0 {
-		from = any
+		from = everything
 	}
 	if len(to) == 0 {
-		to = any
+		to = everything
 	}
 	var rules [][]expr.Any
 	for _, a := range from {

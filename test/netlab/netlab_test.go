@@ -672,7 +672,7 @@ func TestKeptLabStaysUntilRemoved(t *testing.T) {
 	if err := c.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	defer netlab.Remove(name)
+	defer func() { _, _ = netlab.Remove(name) }()
 	if err := netlab.Sweep(); err != nil {
 		t.Fatal(err)
 	}
@@ -701,7 +701,7 @@ func TestSignalTakesTheLabDown(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Process.Kill()
+	defer func() { _ = c.Process.Kill() }()
 	var name string
 	for line := ""; ; {
 		if _, err := fmt.Fscanln(out, &line, &name); err != nil && line == "" {

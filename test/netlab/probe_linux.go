@@ -44,15 +44,15 @@ func (h *Host) WaitPing(ctx context.Context, dst netip.Addr) error {
 }
 
 func (h *Host) ping(dst netip.Addr, deadline time.Time) (time.Duration, error) {
-	network, any, proto := "ip4:icmp", "0.0.0.0", protoICMP
+	network, local, proto := "ip4:icmp", "0.0.0.0", protoICMP
 	var request, reply icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
 	if dst.Is6() {
-		network, any, proto = "ip6:ipv6-icmp", "::", protoICMPv6
+		network, local, proto = "ip6:ipv6-icmp", "::", protoICMPv6
 		request, reply = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
 	}
 	var c *icmp.PacketConn
 	err := h.Do(func() (err error) {
-		c, err = icmp.ListenPacket(network, any)
+		c, err = icmp.ListenPacket(network, local)
 		return err
 	})
 	if err != nil {

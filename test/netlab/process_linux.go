@@ -92,7 +92,7 @@ func (c *Cmd) start() error {
 		if err != nil {
 			return err
 		}
-		defer file.Close()
+		defer file.Close() //nolint:errcheck // the process writes to its own
 		f.set(file)
 	}
 	l.mu.Lock()

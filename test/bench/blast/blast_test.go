@@ -12,7 +12,9 @@ func TestEveryPacketIsCountedOverLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = s.SetReadBuffer(sinkBuffer)
+	if err := enlarge(s); err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = sink(s) })
 	defer wg.Wait()

@@ -16,6 +16,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 	ackEvery = 32
 	batch    = 32 // packets of one system call, at both ends
 	// sinkBuffer holds more than any window, so that the sink itself drops nothing.
-	sinkBuffer = 8 << 20
+	sinkBuffer = 4 << 20
 )
 
 // flagAnswer asks for an answer at once.
@@ -35,7 +37,7 @@ func main() {
 	to := flag.String("to", "", "be the source, send to this address:port")
 	size := flag.Int("size", 1400, "payload bytes")
 	length := flag.Duration("for", time.Second, "how long")
-	window := flag.Int("window", 512, "packets on the way, at most")
+	window := flag.Int("window", 256, "packets on the way, at most")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -56,7 +58,9 @@ func run(ctx context.Context, listen, to string, size, window int, length time.D
 		if err != nil {
 			return err
 		}
-		_ = c.SetReadBuffer(sinkBuffer)
+		if err := enlarge(c); err != nil {
+			return err
+		}
 		defer context.AfterFunc(ctx, func() { c.Close() })()
 		fmt.Println("listening")
 		if err := sink(c); !errors.Is(err, net.ErrClosed) {
@@ -80,4 +84,17 @@ func run(ctx context.Context, listen, to string, size, window int, length time.D
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// enlarge gives the sink its buffer, beyond what the machine allows to everybody where it has the right.
+func enlarge(c *net.UDPConn) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return rc.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, sinkBuffer) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, sinkBuffer)
+		}
+	})
 }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"debug/buildinfo"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// userHertz is the unit of CPU times in /proc on every Linux.
+const userHertz = 100
+
+// cpuTime is what a process has used so far, ended threads included.
+func cpuTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time: %w", err)
+	}
+	// The name in parentheses may hold anything; after it come state and numbers, utime the 12th and stime the 13th.
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("read CPU time of process %d: too few fields", pid)
+	}
+	var ticks int
+	for _, f := range fields[11:13] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return 0, fmt.Errorf("read CPU time of process %d: %w", pid, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / userHertz, nil
+}
+
+func cpuTimes(pids []int) (sum time.Duration, err error) {
+	for _, p := range pids {
+		t, err := cpuTime(p)
+		if err != nil {
+			return 0, err
+		}
+		sum += t
+	}
+	return sum, nil
+}
+
+// residentMiB is the memory that a process occupies.
+func residentMiB(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read memory: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
+			return float64(kib) / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("read memory of process %d: it has none", pid)
+}
+
+// machine says what the figures were made on.
+func machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	cpu := "unknown CPU"
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				cpu = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("machine: Linux %s, %d × %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), cpu)
+}
+
+// versions says what was measured, by what is written in the programs.
+func versions(weft, wireguard string) string {
+	commit := "unknown"
+	if info, err := buildinfo.ReadFile(weft); err == nil {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				commit = s.Value[:min(len(s.Value), 12)]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				commit += " with changes"
+			}
+		}
+	}
+	module := "unknown"
+	if info, err := buildinfo.ReadFile(wireguard); err == nil {
+		for _, d := range info.Deps {
+			if d.Path == "golang.zx2c4.com/wireguard" {
+				module = d.Version
+			}
+		}
+	}
+	return fmt.Sprintf("programs: weft at commit %s, wireguard-go %s, both by %s", commit, module, runtime.Version())
+}
+
+// load says how busy the machine is with other things.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "load: unknown"
+	}
+	return fmt.Sprintf("load: %s (1, 5, 15 min; %s)", strings.Join(strings.Fields(string(b))[:3], " "), time.Now().UTC().Format(time.DateTime))
+}

@@ -1,0 +1,112 @@
+package netlab
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What a person does to a machine by hand, and should not have.
+
+// DeleteLink removes a network device of the host.
+func (h *Host) DeleteLink(name string) {
+	dev, err := h.nl.LinkByName(name)
+	if err == nil {
+		err = h.nl.LinkDel(dev)
+	}
+	h.lab.must(err, "delete %s on %s", name, h.name)
+}
+
+// DeleteTables removes every nftables table of the host but the lab's own, as a flush of the ruleset does, and returns how
+// many there were.
+func (h *Host) DeleteTables() int {
+	n := 0
+	h.lab.must(func() error {
+		conn, err := h.nft()
+		if err != nil {
+			return err
+		}
+		tables, err := conn.ListTables()
+		if err != nil {
+			return fmt.Errorf("list tables: %w", err)
+		}
+		for _, t := range tables {
+			if t.Name != tableName {
+				conn.DelTable(t)
+				n++
+			}
+		}
+		return conn.Flush()
+	}(), "delete tables on %s", h.name)
+	return n
+}
+
+// Tables are the names of the host's nftables tables but the lab's own.
+func (h *Host) Tables() []string {
+	conn, err := h.nft()
+	h.lab.must(err, "list tables of %s", h.name)
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyUnspecified)
+	h.lab.must(err, "list tables of %s", h.name)
+	var names []string
+	for _, t := range tables {
+		if t.Name != tableName {
+			names = append(names, t.Name)
+		}
+	}
+	return names
+}
+
+// DeleteRoutes removes every route of the main table that has no device and no gateway: unreachable, blackhole, prohibit.
+func (h *Host) DeleteRoutes() int {
+	n := 0
+	h.lab.must(func() error {
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			routes, err := h.nl.RouteList(nil, family)
+			if err != nil {
+				return fmt.Errorf("list routes: %w", err)
+			}
+			for _, r := range routes {
+				if r.Type == unix.RTN_UNICAST || r.Dst == nil {
+					continue
+				}
+				if err := h.nl.RouteDel(&r); err != nil {
+					return fmt.Errorf("delete route %v: %w", r, err)
+				}
+				n++
+			}
+		}
+		return nil
+	}(), "delete routes on %s", h.name)
+	return n
+}
+
+// SendDevice puts a whole IP packet into a device of the host, past its routes and its firewall, as root can.
+func (h *Host) SendDevice(device string, packet []byte) error {
+	hd, ok := parseIP(packet)
+	if !ok {
+		return errors.New("send packet: not an IP packet")
+	}
+	dev, err := h.nl.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find %s on %s: %w", device, h.name, err)
+	}
+	kind := uint16(unix.ETH_P_IP)
+	if hd.Dst.Is6() {
+		kind = unix.ETH_P_IPV6
+	}
+	return h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open packet socket: %w", err)
+		}
+		defer unix.Close(fd)
+		to := &unix.SockaddrLinklayer{Protocol: htons(kind), Ifindex: dev.Attrs().Index}
+		if err := unix.Sendto(fd, packet, 0, to); err != nil {
+			return fmt.Errorf("send by %s: %w", device, err)
+		}
+		return nil
+	})
+}
