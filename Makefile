@@ -10,7 +10,7 @@ VCS     := $(shell git rev-parse --verify -q HEAD >/dev/null 2>&1 && echo true |
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags='-s -w'
 TOOL    := $(GO) tool -modfile=tools/go.mod
 # Product packages build everywhere; what makes namespaces is Linux only.
-LAB     := /test/(netlab|demo|e2e|bench)
+LAB     := /test/(netlab|cluster|demo|e2e|bench)
 # Packages whose tests make network namespaces and start the program: one at a time, without the race detector's slowness.
 NETWORK := /test/
 # For each fuzz target, and for each benchmark.
@@ -67,8 +67,8 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 	  done; done
 
 .PHONY: bench
-bench: lab-programs ## speed against wireguard-go, VXLAN and a plain cable, then the benchmarks of the packages
-	@if [ -n "$$(ls test/bench/*.go 2>/dev/null)" ]; then $(MAKE) --no-print-directory build && $(GO) test -count=1 -run '$(RUN)' -timeout 30m -v ./test/bench -args -bench; fi
+bench: build lab-programs ## speed against wireguard-go, VXLAN and a plain cable, then the benchmarks of the packages
+	@if [ -n "$$(ls test/bench/*.go 2>/dev/null)" ]; then $(GO) run ./test/bench; fi
 	@$(GO) test -run '^$$' -bench '$(RUN)' -benchmem -benchtime $(BENCHTIME) $$($(GO) list ./... | grep -Ev '$(NETWORK)') | grep -E '^(Bench|pkg|cpu)'
 
 .PHONY: lint
