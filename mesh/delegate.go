@@ -6,7 +6,6 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"weft/crypto/tlv"
 	"weft/mesh/peer"
 )
 
@@ -36,8 +35,7 @@ func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
 // LocalState adds our digests to a state exchange, and our record: whoever we reached must know where to reach us, and
 // could not ask us for it otherwise.
 func (d *delegate) LocalState(bool) []byte {
-	b := digestMessage(d.mesh.self, d.mesh.sync.digests())
-	return tlv.Append(b, digestRecord, d.mesh.ownRaw())
+	return d.mesh.sync.introduction(d.mesh.self)
 }
 
 // MergeRemoteState hears the other's digests. The name in it is not authenticated: believing a false one costs a pull

@@ -57,7 +57,7 @@ const (
 	digestVersion = tlv.Version(0x10)
 	digestFrom    = 1 // node; only where the carrier does not say it
 	digestSums    = 2 // list of sum(16) name
-	digestRecord  = 3 // the sender's own record; only in memberlist's state exchange
+	digestRecord  = 3 // the sender's own record; only where the carrier is a stream
 
 	pullVersion = tlv.Version(0x10)
 	pullName    = 1

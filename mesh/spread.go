@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/crypto/tlv"
 	"weft/mesh/peer"
 )
 
@@ -186,16 +187,14 @@ func (s *syncer) begin(ids []peer.ID) []peer.ID {
 }
 
 // swap tells and hears digests over a stream: what is done while datagrams do not come through, as in the first moments
-// of a node. Both ends know afterwards what to pull.
+// of a node. Both ends know afterwards what to pull, and each other's record: without it the other could neither pull nor
+// accept our datagrams, and we would wait for each other for ever.
 func (s *syncer) swap(ctx context.Context, with peer.ID) {
 	ctx, cancel := context.WithTimeout(ctx, swapTime)
 	defer cancel()
-	ans, err := s.mesh.call(ctx, with, methodDigests, digestMessage(peer.ID{}, s.digests()), MaxMessage)
+	ans, err := s.mesh.call(ctx, with, methodDigests, s.introduction(peer.ID{}), MaxMessage)
 	if err == nil {
-		var told map[string]sum
-		if _, told, err = parseDigests(ans); err == nil {
-			s.hear(with, told)
-		}
+		err = s.meet(with, ans)
 	}
 	if err != nil {
 		s.mesh.log.Debug("digests not exchanged", "peer", with, "err", err)
@@ -207,12 +206,26 @@ func (s *syncer) swap(ctx context.Context, with peer.ID) {
 
 // serveDigests is the handler of methodDigests.
 func (s *syncer) serveDigests(_ context.Context, from peer.ID, req []byte) ([]byte, error) {
-	_, told, err := parseDigests(req)
-	if err != nil {
+	if err := s.meet(from, req); err != nil {
 		return nil, err
 	}
+	return s.introduction(peer.ID{}), nil
+}
+
+// introduction is our digests with our record; from is zero where the carrier names the sender.
+func (s *syncer) introduction(from peer.ID) []byte {
+	return tlv.Append(digestMessage(from, s.digests()), digestRecord, s.mesh.ownRaw())
+}
+
+// meet takes an introduction.
+func (s *syncer) meet(from peer.ID, b []byte) error {
+	_, told, err := parseDigests(b)
+	if err != nil {
+		return err
+	}
+	s.mesh.takeRecord(b)
 	s.hear(from, told)
-	return digestMessage(peer.ID{}, s.digests()), nil
+	return nil
 }
 
 // hear takes a member's digests. Only the last ones count, so a flood fills nothing.
