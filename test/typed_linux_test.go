@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +52,6 @@ func TestPagesAreTypedOnMachines(t *testing.T) {
 	if err := netlab.Supported(); err != nil {
 		t.Skip(err)
 	}
-	weft := sync.OnceValue(func() string { return filepath.Dir(buildWeft(t)) })
 	for _, file := range documents(t) {
 		page := blocks(file, read(t, file))
 		if !onMachines(page) {
@@ -63,7 +61,7 @@ func TestPagesAreTypedOnMachines(t *testing.T) {
 			t.Parallel()
 			w := newTypist(t)
 			if !strings.Contains(read(t, file), "make build") {
-				w.weft = weft()
+				w.weft = filepath.Dir(weft(t))
 			}
 			for _, b := range page {
 				w.typeBlock(b)
@@ -151,7 +149,7 @@ func (w *typist) typeBlock(b block) {
 	if b.lang != "sh" || mark == nil {
 		return
 	}
-	for _, name := range strings.Fields(mark[1]) {
+	for name := range strings.FieldsSeq(mark[1]) {
 		m := w.machines[name]
 		if slices.ContainsFunc(b.commands(), func(c string) bool { return strings.HasPrefix(c, "sudo weft up") }) {
 			w.start(b, m)

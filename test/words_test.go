@@ -1,7 +1,9 @@
 package test
 
 import (
+	"cmp"
 	"flag"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -15,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"weft/mesh/peer"
 )
 
 // What the program says and what the pages say about it are held together here: help, error sentences, log keys.
@@ -24,15 +28,14 @@ var update = flag.Bool("update", os.Getenv("UPDATE") != "", "write what the prog
 const (
 	pageCommands = "site/cli.md"
 	pageErrors   = "site/troubleshooting.md"
-	pageLogs     = "site/operate.md"
+	pageLogs     = "site/operate.md" // and the table of quorums
 )
 
 // Every command has a section of its own, which shows its help. UPDATE=1 in the environment writes the help anew.
 func TestEveryCommandHasItsSection(t *testing.T) {
-	weft := buildWeft(t)
 	help := func(words ...string) string {
 		t.Helper()
-		out, err := exec.Command(weft, append(words, "--help")...).CombinedOutput()
+		out, err := exec.Command(weft(t), append(words, "--help")...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("weft %s --help: %v\n%s", strings.Join(words, " "), err, out)
 		}
@@ -100,9 +103,8 @@ var verb = regexp.MustCompile(`%[-+#0-9.*]*[a-z]`)
 func fixed(e ast.Expr) string {
 	longest := ""
 	ast.Inspect(e, func(n ast.Node) bool {
-		if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
-			s, _ := strconv.Unquote(l.Value)
-			for _, piece := range verb.Split(s, -1) {
+		if e, ok := n.(ast.Expr); ok {
+			for _, piece := range verb.Split(literal(e), -1) {
 				if len(piece) > len(longest) {
 					longest = piece
 				}
@@ -180,11 +182,13 @@ func TestQuotedErrorsAreReal(t *testing.T) {
 	var source strings.Builder
 	for _, f := range sources(t, "mesh", "crypto", "prog", "cmd", "ipam", "router") {
 		ast.Inspect(f, func(n ast.Node) bool {
-			if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
-				s, _ := strconv.Unquote(l.Value)
-				source.WriteString(verb.ReplaceAllString(s, "…") + "\n")
+			e, ok := n.(ast.Expr)
+			if !ok {
+				return true
 			}
-			return true
+			s := whole(e)
+			source.WriteString(s + "\n")
+			return s == ""
 		})
 	}
 	all := source.String()
@@ -202,6 +206,19 @@ func TestQuotedErrorsAreReal(t *testing.T) {
 			}
 		}
 	}
+}
+
+// whole is a string in the sources: a literal, or several that are added up. What differs from run to run is "…".
+func whole(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		return verb.ReplaceAllString(literal(e), "…")
+	case *ast.BinaryExpr:
+		if x, y := whole(e.X), whole(e.Y); e.Op == token.ADD && (x != "" || y != "") {
+			return cmp.Or(x, "…") + cmp.Or(y, "…")
+		}
+	}
+	return ""
 }
 
 // The table of log keys is complete, and has no others.
@@ -249,6 +266,43 @@ func TestLogKeysAreInTheTable(t *testing.T) {
 	for _, key := range table {
 		if used[key] == "" {
 			t.Errorf("%s: nothing logs %q", pageLogs, key)
+		}
+	}
+}
+
+// The table of quorums is what the rule says.
+func TestQuorumTableIsTheRule(t *testing.T) {
+	for n := 1; n <= 5; n++ {
+		voters := make([]peer.Voter, n)
+		for i := range voters {
+			voters[i] = peer.Voter{ID: peer.ID{byte(i + 1)}, JoinSeq: uint64(i)}
+		}
+		// enough is the least number of which any choice is a quorum, of all or of those with the oldest.
+		enough := func(withOldest bool) int {
+			for k := 1; ; k++ {
+				good := true
+				for choice := range 1 << n {
+					yes := peer.Set{}
+					for i := range n {
+						if choice>>i&1 == 1 {
+							yes.Add(voters[i].ID)
+						}
+					}
+					if len(yes) == k && (choice&1 == 1 || !withOldest) {
+						good = good && peer.Quorum(voters, yes)
+					}
+				}
+				if good {
+					return k
+				}
+			}
+		}
+		row := fmt.Sprintf("| %d | any %d", n, enough(false))
+		if with := enough(true); with < enough(false) {
+			row += fmt.Sprintf(", or %d with the oldest", with)
+		}
+		if !strings.Contains(read(t, pageLogs), row+" |") {
+			t.Errorf("%s lacks the row %q", pageLogs, row)
 		}
 	}
 }

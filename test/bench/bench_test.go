@@ -27,6 +27,7 @@ func TestEveryContenderIsMeasured(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var said strings.Builder
+	o.duels = duels(false)
 	bd := &bed{Lab: lab, options: o}
 	all, err := bd.assemble(ctx, &said)
 	if err != nil {
@@ -79,11 +80,14 @@ func TestOwnMemoryAndTimeAreRead(t *testing.T) {
 
 func TestTableTellsRatiosOfPairs(t *testing.T) {
 	var o options
-	if err := o.choose(""); err == nil {
+	if err := o.choose("", "no such pair"); err == nil {
+		t.Error("a pair was picked that is not there")
+	}
+	if err := o.choose("", ""); err == nil {
 		t.Error("no pairs were accepted")
 	}
 	o = options{pairs: 3, length: time.Second}
-	if err := o.choose("TCP 1 flow"); err != nil || o.life || len(o.quantities) != 2 {
+	if err := o.choose("TCP 1 flow", ""); err != nil || o.life || len(o.quantities) != 2 {
 		t.Fatalf("chosen %v, %v", o, err)
 	}
 	tb := newTable(duel{of: nameSleeve, against: nameWireguard}, o)

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,13 +28,14 @@ import (
 
 func main() {
 	var o options
-	var only string
+	var only, pick string
 	quick := flag.Bool("quick", false, "three pairs, to look whether a change helps; says little")
 	flag.StringVar(&o.programs.Weft, "weft", "bin/weft", "the program to measure")
 	flag.StringVar(&o.programs.Probe, "labprobe", ".build/labprobe", "the program that makes traffic (test/labprobe)")
 	flag.IntVar(&o.pairs, "pairs", 10, "pairs of measurements for each ratio")
 	flag.DurationVar(&o.length, "for", time.Second, "length of one measurement")
 	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, and life")
+	flag.StringVar(&pick, "pick", "", "compare only contenders whose pair matches this expression, such as 'sleeve / wireguard'")
 	flag.StringVar(&o.column, "column", "", "only this column: off or on")
 	flag.StringVar(&o.other, "other", "", "another build of weft: hold the sleeve against that one's, and nothing else")
 	flag.BoolVar(&o.verbose, "v", false, "print each pair")
@@ -43,7 +45,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	err := o.choose(only)
+	err := o.choose(only, pick)
 	if err == nil {
 		err = run(ctx, os.Stdout, o)
 	}
@@ -64,24 +66,32 @@ type options struct {
 	pairs            int
 	length           time.Duration // of one measurement
 	quantities       []quantity
+	duels            []duel
 	column           string // empty: both
 	life             bool
 	verbose          bool
 }
 
 // choose takes in what the person wants to see.
-func (o *options) choose(only string) error {
+func (o *options) choose(only, pick string) error {
 	re, err := regexp.Compile("(?i)" + only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
+	picked, err := regexp.Compile("(?i)" + pick)
+	if err != nil {
+		return fmt.Errorf("-pick: %w", err)
+	}
+	o.duels = slices.DeleteFunc(duels(o.other != ""), func(d duel) bool { return !picked.MatchString(d.String()) })
 	for _, q := range quantities() {
 		if re.MatchString(q.name) {
 			o.quantities = append(o.quantities, q)
 		}
 	}
-	o.life = o.other == "" && re.MatchString("life")
+	o.life = o.other == "" && pick == "" && re.MatchString("life")
 	switch {
+	case len(o.duels) == 0:
+		return fmt.Errorf("-pick: nothing is called %q", pick)
 	case o.pairs < 1 || o.length <= 0:
 		return errors.New("want at least one pair, and some time")
 	case o.column != "" && o.column != columnOff && o.column != columnOn:

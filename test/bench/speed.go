@@ -28,8 +28,11 @@ type duel struct {
 	reference   bool     // only to see where things stand: half as long, no bars
 }
 
-func (o options) duels() []duel {
-	if o.other != "" {
+func (d duel) String() string { return d.of + " / " + d.against }
+
+// duels are the tables in their order; with another build of weft there is only one.
+func duels(other bool) []duel {
+	if other {
 		return []duel{{of: nameSleeve, against: nameOther, reference: true}}
 	}
 	return []duel{
@@ -50,7 +53,7 @@ func speed(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 	if err != nil {
 		return err
 	}
-	for _, d := range o.duels() {
+	for _, d := range o.duels {
 		of, against := all[d.of], all[d.against]
 		if of == nil || against == nil {
 			continue
@@ -60,7 +63,7 @@ func speed(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 			if o.column != "" && o.column != column {
 				continue
 			}
-			fmt.Fprintf(os.Stderr, "%s / %s, segmentation %s …\n", d.of, d.against, column)
+			fmt.Fprintf(os.Stderr, "%v, segmentation %s …\n", d, column)
 			rounds, err := bd.duel(ctx, out, d, of, against, column)
 			if err != nil {
 				return err
@@ -87,7 +90,7 @@ func (bd *bed) assemble(ctx context.Context, out io.Writer) (map[string]*contend
 		{namePlain, bd.plain},
 		{nameOther, bd.otherSleeve},
 	} {
-		if !slices.ContainsFunc(bd.duels(), func(d duel) bool { return d.of == b.name || d.against == b.name }) {
+		if !slices.ContainsFunc(bd.duels, func(d duel) bool { return d.of == b.name || d.against == b.name }) {
 			continue
 		}
 		within, cancel := context.WithTimeout(ctx, patience)
@@ -97,7 +100,7 @@ func (bd *bed) assemble(ctx context.Context, out io.Writer) (map[string]*contend
 		}
 		cancel()
 		switch {
-		case err != nil && (ctx.Err() != nil || b.name == nameSleeve):
+		case err != nil && (ctx.Err() != nil || b.name == nameSleeve || b.name == nameOther):
 			return nil, fmt.Errorf("set up %s: %w", b.name, err)
 		case err != nil:
 			fmt.Fprintf(out, "without %s: %v\n", b.name, err)

@@ -66,8 +66,8 @@ func (t *table) verdict(q quantity, column string, ratio estimate) string {
 }
 
 func (t *table) print(out io.Writer) {
-	fmt.Fprintf(out, "\n%s / %s: median of %d ratios [%.0f %% interval]; segmentation on the cable off (as a network card) and on\n\n",
-		t.of, t.against, t.pairs, 100*level(t.pairs))
+	fmt.Fprintf(out, "\n%v: median of %d ratios [%.0f %% interval]; segmentation on the cable off (as a network card) and on\n\n",
+		t.duel, t.pairs, 100*level(t.pairs))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\t")
 	shown := slices.DeleteFunc(columns(), func(c string) bool { return t.cells[c] == nil })

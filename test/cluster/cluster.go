@@ -22,7 +22,7 @@ import (
 
 const (
 	pollEvery    = 30 * time.Millisecond
-	startTimeout = 30 * time.Second // for a daemon to come up, and for a cluster to be complete
+	startTimeout = 60 * time.Second // for a daemon to come up, and for a cluster to be complete
 	stopTimeout  = 15 * time.Second
 )
 

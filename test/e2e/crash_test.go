@@ -46,6 +46,95 @@ func TestJoinerKilledAtEachStep(t *testing.T) {
 	s.whole()
 }
 
+// The sponsor, who is also the one that lends space, is killed before each thing that it makes last while it admits a
+// machine, and started again: the machine gets in, and nothing is given twice.
+func TestSponsorKilledAtEachStep(t *testing.T) {
+	s := tell(t)
+	s.machines = s.machines[:2]
+	s.form()
+	s.must(s.a.Stop())
+	trap, err := s.a.Trap(0, nil)
+	s.must(err)
+	s.whole()
+	hit, points := true, 0
+	var slowest time.Duration
+	for n := 1; hit && n < maxPoints; n++ {
+		token, id := s.create(s.a, "--ephemeral")
+		trap.Arm(n, cluster.Durable)
+		s.must(s.c.Up("--join", token))
+		hit = s.endOrReady(s.a, trap)
+		if hit {
+			points++
+			trap, err = s.a.Trap(0, nil)
+			s.must(err)
+		}
+		began := time.Now()
+		for _, m := range []*cluster.Machine{s.a, s.b, s.c} {
+			if _, err = m.WaitReady(s.within(40*time.Second), 3); err != nil {
+				t.Fatalf("killed before point %d: %v", n, err)
+			}
+		}
+		t.Logf("point %d: whole after %v", n, time.Since(began))
+		slowest = max(slowest, time.Since(began))
+		s.used(s.a, id, 1)
+		s.oneRing(s.a, s.b, s.c)
+		_, err = s.c.CLI("leave", "--purge")
+		s.must(err)
+	}
+	t.Logf("killed at %d points, whole again after %.1f s at most", points, slowest.Seconds())
+	if points < 3 {
+		t.Errorf("only %d points: does the trap work?", points)
+	}
+	s.whole()
+}
+
+// The daemon is killed before each thing that it makes last, and each message to the kernel, while it attaches a pod, and
+// started again: the pod is attached once, with one address, and talks.
+func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
+	s := tell(t)
+	s.machines = s.machines[:2]
+	s.form()
+	far, err := s.b.Attach("far")
+	s.must(err)
+	s.must(s.a.Stop())
+	trap, err := s.a.Trap(0, nil)
+	s.must(err)
+	s.whole()
+	kinds := slices.Concat(cluster.Durable, cluster.Netlink)
+	hit, points := true, 0
+	for n := 1; hit && n < maxPoints; n++ {
+		p := &cluster.Pod{Host: s.a.Pod(fmt.Sprint(n)), Machine: s.a}
+		trap.Arm(n, kinds)
+		err := p.Attach()
+		if hit = trap.Disarm(); !hit {
+			s.must(err)
+		} else {
+			points++
+			<-s.a.Daemon.Done()
+			trap, err = s.a.Trap(0, nil)
+			s.must(err)
+			// Whoever asked asks again, as a container runtime does.
+			s.must(cluster.Poll(s.within(20*time.Second), func() error { return p.Attach() }))
+		}
+		again := fmt.Sprint(p.Addrs)
+		s.must(p.Attach())
+		if now := fmt.Sprint(p.Addrs); now != again {
+			t.Errorf("killed before point %d: %s had %s and has %s", n, p, again, now)
+		}
+		if err := p.WaitPing(s.within(5*time.Second), far.Addrs[0]); err != nil {
+			t.Errorf("killed before point %d: %v", n, err)
+		}
+		s.distinct()
+		s.must(p.Detach())
+	}
+	t.Logf("killed at %d points", points)
+	var list control.Claims
+	s.must(s.a.JSON(&list, "ip", "list"))
+	if len(list.Claims) > 0 || points < 5 {
+		t.Errorf("after %d points left: %v", points, list.Claims)
+	}
+}
+
 // endOrReady waits until the trap has killed, or there is nothing left to be killed in.
 func (s *story) endOrReady(m *cluster.Machine, trap *cluster.Trap) (killed bool) {
 	s.Helper()
