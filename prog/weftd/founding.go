@@ -247,8 +247,7 @@ func overlapError(err error) error {
 }
 
 func acceptedNote(err error) string {
-	var used *router.PoolError
-	if errors.As(err, &used) {
+	if used, ok := errors.AsType[*router.PoolError](err); ok {
 		return fmt.Sprintf("Pool %s is used on this machine already, and that was accepted: %s.", used.Pool, used.Reason)
 	}
 	return "Overlap accepted: " + err.Error() + "."

@@ -120,14 +120,20 @@ func (d *daemon) purge(ctx context.Context) error {
 
 // stopWire stops the wire behind the state's socket; false: there was none.
 func stopWire(ctx context.Context, cfg Config, state *stateDir) (bool, error) {
-	socket := state.file(fileWireSocket)
-	c, err := wire.Ensure(ctx, wire.Options{Socket: socket, Log: cfg.Log, Version: cfg.Build})
-	switch {
-	case err == nil:
-		err = c.Stop(ctx)
-		return err == nil, errors.Join(err, c.Close())
-	case nobodyListens(err):
-		return false, nil
+	o := wire.Options{Socket: state.file(fileWireSocket), Log: cfg.Log, Version: cfg.Build}
+	// The lock is ours, so whoever displaces us is a daemon that is dead.
+	for range wireDisplaced {
+		c, err := wire.Ensure(ctx, o)
+		if nobodyListens(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		err = errors.Join(c.Stop(ctx), c.Close())
+		if !errors.Is(err, wire.ErrDisplaced) {
+			return err == nil, err
+		}
 	}
-	return false, err
+	return false, fmt.Errorf("stop the wire: %w", wire.ErrDisplaced)
 }

@@ -77,7 +77,7 @@ func TestLife(t *testing.T) {
 	if err := m.Down(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	m.gone(0)
+	m.gone()
 	if got := m.wire(); got != 0 {
 		t.Error("a wire runs after down")
 	}
@@ -91,7 +91,7 @@ func TestLife(t *testing.T) {
 	if want := "This was the only member: the cluster is no more."; len(reply.Notes) != 1 || reply.Notes[0] != want {
 		t.Errorf("notes %q", reply.Notes)
 	}
-	m.gone(0)
+	m.gone()
 	if left, err := os.ReadDir(m.state()); err == nil {
 		t.Errorf("state after purge: %v", left)
 	}
@@ -109,7 +109,7 @@ func (m *machine) stop() {
 	if err := m.daemon.Stop(patience); err != nil {
 		m.t.Fatal(err)
 	}
-	m.gone(0)
+	m.gone()
 }
 
 // noSecrets looks for everything that this machine keeps to itself in its report.
@@ -296,7 +296,7 @@ func TestTwo(t *testing.T) {
 	if len(reply.Notes) == 0 {
 		t.Error("it says nothing about the member that did not answer")
 	}
-	b.gone(0)
+	b.gone()
 	if _, err := os.Stat(b.state()); err == nil {
 		t.Error("the state is left")
 	}

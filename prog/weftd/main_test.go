@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case len(os.Args) > 1 && os.Args[1] == "up":
 		os.Exit(up(os.Args[2:]))
+	case len(os.Args) == 3 && os.Args[1] == "write":
+		fmt.Fprintln(os.Stderr, writeForever(os.Args[2]))
+		os.Exit(1)
 	case len(os.Args) == 4 && os.Args[1] == "hold":
 		os.Exit(hold(os.Args[2], os.Args[3]))
 	}
@@ -41,8 +44,8 @@ func up(settings []string) int {
 	cfg := Config{
 		Build: "test", Stdin: os.Stdin,
 		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Founded:   func(r control.InitReply) { fmt.Println("founded", r.Token, strings.Join(r.Notes, " ")) },
-		Addressed: func(r control.TokenReply) { fmt.Println("addressed", r.Token) },
+		Founded:   func(r control.InitReply) { fmt.Fprintln(os.Stdout, "founded", r.Token, strings.Join(r.Notes, " ")) },
+		Addressed: func(r control.TokenReply) { fmt.Fprintln(os.Stdout, "addressed", r.Token) },
 	}
 	if err := disable(os.Getenv("WITHOUT")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -85,10 +88,10 @@ func hold(network, address string) int {
 		_, err = net.Listen(network, address)
 	}
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return 1
 	}
-	fmt.Println("holds")
+	fmt.Fprintln(os.Stdout, "holds")
 	select {}
 }
 

@@ -35,8 +35,10 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: metricsTime, ReadTimeout: metricsTime, WriteTimeout: 2 * metricsTime,
-		MaxHeaderBytes: 8 << 10}
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: metricsTime, ReadTimeout: metricsTime, WriteTimeout: 2 * metricsTime,
+		MaxHeaderBytes: 8 << 10,
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(d.metrics); !errors.Is(err, http.ErrServerClosed) {
@@ -150,9 +152,15 @@ type event struct {
 func (n *node) events(ctx context.Context) []event {
 	m := n.mesh.Stats()
 	all := []event{
-		{"mesh", "refused", m.Refused}, {"mesh", "dropped", m.Dropped}, {"mesh", "unknown", m.Unknown},
-		{"mesh", "malformed", m.Malformed}, {"mesh", "send_failed", m.SendFailed}, {"mesh", "calls_refused", m.RefusedCalls},
-		{"mesh", "panics", m.Panics}, {"mesh", "pulls", m.Pulls}, {"mesh", "pulls_failed", m.PullsFailed},
+		{"mesh", "refused", m.Refused},
+		{"mesh", "dropped", m.Dropped},
+		{"mesh", "unknown", m.Unknown},
+		{"mesh", "malformed", m.Malformed},
+		{"mesh", "send_failed", m.SendFailed},
+		{"mesh", "calls_refused", m.RefusedCalls},
+		{"mesh", "panics", m.Panics},
+		{"mesh", "pulls", m.Pulls},
+		{"mesh", "pulls_failed", m.PullsFailed},
 	}
 	if drops, err := n.router.Drops(ctx); err == nil {
 		for rule, count := range drops {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -23,7 +22,6 @@ import (
 	"weft/prog/wire"
 	"weft/router"
 	"weft/router/host"
-	"weft/router/sleeve"
 )
 
 // node is this machine as a member of a cluster: the parts, and what joins them. It exists from the moment that there is
@@ -54,8 +52,10 @@ type node struct {
 
 // newNode builds the parts from what is on disk. It starts nothing and changes nothing on the machine.
 func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key identity.Key) (*node, error) {
-	n := &node{cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
-		name: m.certificate.Name(), pools: m.pools()}
+	n := &node{
+		cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
+		name: m.certificate.Name(), pools: m.pools(),
+	}
 	n.cfg.Advertise = m.advertised(cfg)
 	var err error
 	if n.root, err = state.key(fileRoot); err != nil && !errors.Is(err, errNoState) {
@@ -208,124 +208,6 @@ func (n *node) serveCircuit(ctx context.Context, conn *circuit.Conn) {
 	if err := n.pairs.serve(ctx, conn); err != nil {
 		n.log.Debug("no pair secret agreed", "peer", conn.Peer, "err", err)
 	}
-}
-
-// wireIdentity is what the wire may know of this node. A wire that is started gets handshake counters that no wire
-// before it can have used.
-func (n *node) wireIdentity(started bool) (wire.Identity, error) {
-	epoch, err := n.state.wireEpoch(started)
-	if err != nil {
-		return wire.Identity{}, err
-	}
-	return wire.Identity{
-		ID:           n.key.ID(),
-		NoisePrivate: [32]byte(n.noise.Bytes()),
-		Epoch:        noiseEpoch,
-		Cluster:      n.member.cluster.ID(),
-		Counter:      epoch * sleeve.CounterSpan,
-	}, nil
-}
-
-// noiseEpoch counts the sleeve keys of this node; there has been no reason yet to make a second one.
-const noiseEpoch = 1
-
-// tunQueues is the number of lanes of the sleeve's device.
-const tunQueues = 1
-
-// equip opens what the wire has not got, with the daemon's rights, and hands it over.
-func (n *node) equip(ctx context.Context, c *wire.Client) error {
-	held := c.Hello().Held
-	port := n.cfg.Listen.Port()
-	onPort := func(a netip.AddrPort) bool { return a.Port() == port }
-	if !slices.ContainsFunc(held.UDP, onPort) {
-		conns, err := sleeve.ListenUDP(ctx, n.cfg.Listen)
-		if err != nil {
-			return portError("udp", n.cfg.Listen, "listen", err)
-		}
-		if err := give(conns, func(files []*os.File) error { return c.GiveUDP(ctx, files) }); err != nil {
-			return fmt.Errorf("give UDP port to the wire: %w", err)
-		}
-	}
-	if !slices.ContainsFunc(held.TCP, onPort) {
-		ln, err := listenTCP(ctx, n.cfg.Listen)
-		if err != nil {
-			return portError("tcp", n.cfg.Listen, "listen", err)
-		}
-		if err := give([]*net.TCPListener{ln}, func(files []*os.File) error {
-			return c.GiveTCP(ctx, files)
-		}); err != nil {
-			return fmt.Errorf("give TCP port to the wire: %w", err)
-		}
-	}
-	if held.TUN.Name == sleeve.Device {
-		return nil
-	}
-	// Without the device the wire still carries what the daemons say to each other, and pods may have other transports.
-	err := n.giveTUN(ctx, c)
-	if errors.Is(err, host.ErrUnsupported) {
-		n.log.Warn("no sleeve on this machine", "err", err)
-		err = nil
-	}
-	return err
-}
-
-// giveTUN makes the sleeve's device and hands it over.
-func (n *node) giveTUN(ctx context.Context, c *wire.Client) error {
-	queues, off, err := n.host.OpenTUN(sleeve.Device, tunQueues, true)
-	if err != nil {
-		return err
-	}
-	tun := wire.TUN{Name: sleeve.Device, Offload: sleeve.Offload{Vnet: off.VnetHdr, TSO: off.TSO, USO: off.USO}}
-	err = c.GiveTUN(ctx, tun, queues)
-	for _, q := range queues {
-		err = errors.Join(err, q.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("give TUN device to the wire: %w", err)
-	}
-	return nil
-}
-
-// mendTUN makes the sleeve's device anew when somebody has deleted it.
-func (n *node) mendTUN(ctx context.Context) error {
-	c, _ := n.link.current()
-	if _, err := net.InterfaceByName(sleeve.Device); err == nil || c == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, wireTellTime)
-	defer cancel()
-	err := n.giveTUN(ctx, c)
-	switch {
-	case err == nil:
-		n.log.Warn("device was gone and is made anew", "device", sleeve.Device)
-	case errors.Is(err, host.ErrUnsupported), errors.Is(err, wire.ErrLost):
-		return nil
-	}
-	return err
-}
-
-// give passes duplicates of the sockets and closes the originals.
-func give[S interface {
-	File() (*os.File, error)
-	Close() error
-}](sockets []S, pass func([]*os.File) error) (err error) {
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	for _, s := range sockets {
-		f, ferr := s.File()
-		err = errors.Join(err, ferr, s.Close())
-		if ferr == nil {
-			files = append(files, f)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return pass(files)
 }
 
 // publicKey finds the key of a member.

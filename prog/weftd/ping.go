@@ -42,8 +42,10 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 	}
 	rec, _ := n.mesh.Record(info.ID)
 	if len(rec.Hosts) == 0 {
-		return &control.Error{Code: control.NotReady, Message: n.peerName(info.ID) + " has told no address of its own yet",
-			Hint: "Try: weft peer show " + n.peerName(info.ID)}
+		return &control.Error{
+			Code: control.NotReady, Message: n.peerName(info.ID) + " has told no address of its own yet",
+			Hint: "Try: weft peer show " + n.peerName(info.ID),
+		}
 	}
 	to := rec.Hosts[0]
 	from := own.V4
@@ -69,8 +71,10 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		answer := control.PingReply{Seq: seq, Peer: n.peerName(info.ID), Address: to, Path: control.PathNone,
-			RTTms: float64(rtt.Microseconds()) / 1000}
+		answer := control.PingReply{
+			Seq: seq, Peer: n.peerName(info.ID), Address: to, Path: control.PathNone,
+			RTTms: float64(rtt.Microseconds()) / 1000,
+		}
 		for _, ps := range n.router.Status().Peers {
 			if ps.Peer == info.ID {
 				answer.Transport, answer.Endpoint = ps.Transport, ps.Link.Endpoint

@@ -52,24 +52,29 @@ func TestRefusals(t *testing.T) {
 			"weft: cannot open TCP port 6783 (weftd.test (pid PID) has it). Stop that program, or choose another port with --listen",
 		},
 		{
-			"the address is not ours", "", "", []string{"listen=198.51.100.9:6783"},
+			"the address is not ours", "", "",
+			[]string{"listen=198.51.100.9:6783"},
 			"weft: cannot open UDP port 6783 (198.51.100.9 is no address of this machine). Choose another address with --listen",
 		},
 		{
-			"the state directory is a file", "", "", []string{"state=" + file},
+			"the state directory is a file", "", "",
+			[]string{"state=" + file},
 			"weft: cannot make the state directory " + file + " (not a directory). Choose another one: --state DIR",
 		},
 		{
-			"the state directory is below a file", "", "", []string{"state=" + file + "/state"},
+			"the state directory is below a file", "", "",
+			[]string{"state=" + file + "/state"},
 			"weft: cannot make the state directory " + file + "/state (not a directory). Choose another one: --state DIR",
 		},
 		{
-			"the pool holds our address", "", "", []string{"init=true", "pool=192.0.2.0/24"},
+			"the pool holds our address", "", "",
+			[]string{"init=true", "pool=192.0.2.0/24"},
 			"weft: this machine already uses addresses of pool 192.0.2.0/24 (the address 192.0.2.1 of eth0 lies inside it). " +
 				"Choose another one: --pool CIDR; or --accept-overlap if you know that it does no harm",
 		},
 		{
-			"the pool is too small", "", "", []string{"init=true", "pool=10.9.0.0/24", "expect-nodes=100"},
+			"the pool is too small", "", "",
+			[]string{"init=true", "pool=10.9.0.0/24", "expect-nodes=100"},
 			"weft: pool 10.9.0.0/24 is too small for 100 nodes (it has 64 blocks to hand out, and needs twice as many as nodes). Choose a wider --pool",
 		},
 		{
@@ -105,7 +110,7 @@ func TestStateNobodyCanUse(t *testing.T) {
 		if err := m.Down(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		m.gone(0)
+		m.gone()
 	}
 	m := ms[0]
 	file := filepath.Join(m.state(), fileMembership)

@@ -30,7 +30,7 @@ func (d *daemon) PeerList(ctx context.Context) (control.Peers, error) {
 }
 
 // PeerShow is all that is known of one member.
-func (d *daemon) PeerShow(ctx context.Context, word string) (control.PeerDetail, error) {
+func (d *daemon) PeerShow(_ context.Context, word string) (control.PeerDetail, error) {
 	n, err := d.current()
 	if err != nil {
 		return control.PeerDetail{}, err
@@ -39,8 +39,10 @@ func (d *daemon) PeerShow(ctx context.Context, word string) (control.PeerDetail,
 	if err != nil {
 		return control.PeerDetail{}, err
 	}
-	detail := control.PeerDetail{Version: control.Version, Build: info.Build, Voter: !info.Ephemeral, Issuer: info.Issuer,
-		JoinSeq: info.JoinSeq, Endpoints: info.Endpoints, Transports: info.Transports, Trusted: info.Trusted}
+	detail := control.PeerDetail{
+		Version: control.Version, Build: info.Build, Voter: !info.Ephemeral, Issuer: info.Issuer,
+		JoinSeq: info.JoinSeq, Endpoints: info.Endpoints, Transports: info.Transports, Trusted: info.Trusted,
+	}
 	var r router.PeerStatus
 	for _, p := range n.router.Status().Peers {
 		if p.Peer == info.ID {
@@ -49,8 +51,10 @@ func (d *daemon) PeerShow(ctx context.Context, word string) (control.PeerDetail,
 	}
 	detail.Peer = peerStatus(info, r, n.ring.Blocks()[info.ID], time.Now())
 	if r.Transport != "" {
-		detail.Links = append(detail.Links, control.Link{Transport: r.Transport, Up: r.Link.Up, InUse: true, Endpoint: r.Link.Endpoint,
-			Reason: r.Link.Reason, MTU: r.Link.MTU, RTTms: float64(r.Link.RTT.Microseconds()) / 1000, Loss: r.Link.Loss})
+		detail.Links = append(detail.Links, control.Link{
+			Transport: r.Transport, Up: r.Link.Up, InUse: true, Endpoint: r.Link.Endpoint,
+			Reason: r.Link.Reason, MTU: r.Link.MTU, RTTms: float64(r.Link.RTT.Microseconds()) / 1000, Loss: r.Link.Loss,
+		})
 	}
 	for _, no := range r.Rejected {
 		detail.Links = append(detail.Links, control.Link{Transport: no.Transport, Reason: no.Reason})
@@ -67,8 +71,10 @@ func (d *daemon) IPList(context.Context) (control.Claims, error) {
 	}
 	for _, c := range n.ring.Claims() {
 		for _, a := range addresses(c) {
-			list.Claims = append(list.Claims, control.Claim{Address: a, Container: c.Container, Ifname: c.IfName, Netns: c.NetNS,
-				Pod: c.Pod, Created: c.Created.UTC().Format(time.RFC3339)})
+			list.Claims = append(list.Claims, control.Claim{
+				Address: a, Container: c.Container, Ifname: c.IfName, Netns: c.NetNS,
+				Pod: c.Pod, Created: c.Created.UTC().Format(time.RFC3339),
+			})
 		}
 	}
 	return list, nil
@@ -83,16 +89,20 @@ func (d *daemon) IPRing(context.Context) (control.Ring, error) {
 	}
 	for _, run := range n.ring.Runs() {
 		info, _ := n.mesh.Peer(run.Owner)
-		list.Blocks = append(list.Blocks, control.Block{Prefix: run.Block, Owner: run.Owner.String(), OwnerName: info.Name,
-			View: run.View, Seq: run.Seq})
+		list.Blocks = append(list.Blocks, control.Block{
+			Prefix: run.Block, Owner: run.Owner.String(), OwnerName: info.Name,
+			View: run.View, Seq: run.Seq,
+		})
 	}
 	return list, nil
 }
 
 // Report is everything that helps to understand a fault, and no secret.
 func (d *daemon) Report(ctx context.Context) (control.Report, error) {
-	r := control.Report{Version: control.Version, Created: time.Now().UTC().Format(time.RFC3339), Build: d.cfg.Build,
-		OS: kernelRelease(), Config: d.cfg.show(), Log: d.lines.last()}
+	r := control.Report{
+		Version: control.Version, Created: time.Now().UTC().Format(time.RFC3339), Build: d.cfg.Build,
+		OS: kernelRelease(), Config: d.cfg.show(), Log: d.lines.last(),
+	}
 	var err error
 	if r.Status, err = d.Status(ctx); err != nil {
 		return r, err

@@ -77,13 +77,34 @@ func openState(path string) (*stateDir, error) {
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {
 	case err == nil:
-		return &stateDir{path: path, lock: f}, nil
+		s := &stateDir{path: path, lock: f}
+		if err = s.sweep(); err == nil {
+			return s, nil
+		}
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		err = &stateInUseError{path}
 	default:
 		err = stateError(path, "lock", err)
 	}
 	return nil, errors.Join(err, f.Close())
+}
+
+// sweep removes what a crash left half written: it may hold a key.
+func (s *stateDir) sweep() error {
+	found, err := os.ReadDir(s.path)
+	if err != nil {
+		return stateError(s.path, "list", err)
+	}
+	var half []string
+	for _, e := range found {
+		if e.Name()[0] == '.' && isStateFile(e.Name()) {
+			half = append(half, e.Name())
+		}
+	}
+	if len(half) == 0 {
+		return nil
+	}
+	return s.remove(half...)
 }
 
 // stateInUseError says that another daemon holds the lock.

@@ -17,7 +17,7 @@ import (
 
 // Status is the whole picture. It is made from snapshots that each part keeps, so it answers while a disk, a peer or the
 // kernel hangs.
-func (d *daemon) Status(ctx context.Context) (control.Status, error) {
+func (d *daemon) Status(context.Context) (control.Status, error) {
 	d.mu.Lock()
 	n, joining, ending := d.node, d.joining, d.ending
 	d.mu.Unlock()
@@ -30,7 +30,7 @@ func (d *daemon) Status(ctx context.Context) (control.Status, error) {
 		s.Node.State, s.Node.Reason = control.NodeJoining, joining
 	}
 	if n != nil {
-		n.status(ctx, &s)
+		n.status(&s)
 	}
 	if ending != "" {
 		s.Node.State, s.Node.Reason = control.NodeStopping, ending
@@ -39,7 +39,7 @@ func (d *daemon) Status(ctx context.Context) (control.Status, error) {
 }
 
 // status fills in what a member knows.
-func (n *node) status(ctx context.Context, s *control.Status) {
+func (n *node) status(s *control.Status) {
 	roster, ring, routes := n.mesh.Roster(), n.ring.Status(), n.router.Status()
 	own, _ := n.mesh.Peer(n.key.ID())
 	infos := n.mesh.Peers()
@@ -62,6 +62,8 @@ func (n *node) status(ctx context.Context, s *control.Status) {
 		s.Node.State, s.Node.Reason = control.NodeJoining, cmp.Or(routes.Reason, "routes and guard are being set up")
 	case ring.State == ipam.StateWaiting:
 		s.Node.State, s.Node.Reason = control.NodeJoining, ring.Reason
+	case n.link.attached() == 0:
+		s.Node.State, s.Node.Reason = control.NodeJoining, "the data plane is starting"
 	case !settled:
 		s.Node.State, s.Node.Reason = control.NodeJoining, "this machine has no pod address of its own yet"
 	case routes.Reason != "":
@@ -70,8 +72,10 @@ func (n *node) status(ctx context.Context, s *control.Status) {
 		s.Node.Reason = "unconfirmed: " + ring.Reason
 	}
 
-	s.Cluster = control.Cluster{ID: clusterName(n.member.cluster), Pools: n.pools, Encryption: control.EncryptionRequired,
-		Members: 1, Alive: 1}
+	s.Cluster = control.Cluster{
+		ID: clusterName(n.member.cluster), Pools: n.pools, Encryption: control.EncryptionRequired,
+		Members: 1, Alive: 1,
+	}
 	if len(n.cfg.Trusted) > 0 {
 		s.Cluster.Encryption = control.EncryptionTrustedSubnets
 	}
@@ -92,8 +96,10 @@ func (n *node) status(ctx context.Context, s *control.Status) {
 		}
 		s.Peers = append(s.Peers, peerStatus(info, byPeer[info.ID], blocks[info.ID], time.Now()))
 	}
-	s.IPAM = control.IPAM{State: ring.State, Reason: ring.Reason, Blocks: ring.Blocks, Used: uint64(ring.Used),
-		Free: uint64(ring.Free), Unreachable: uint64(ring.Unreachable)}
+	s.IPAM = control.IPAM{
+		State: ring.State, Reason: ring.Reason, Blocks: ring.Blocks, Used: uint64(ring.Used),
+		Free: uint64(ring.Free), Unreachable: uint64(ring.Unreachable),
+	}
 	s.Warnings = n.warnings(s.Cluster.Members, routes)
 }
 
@@ -195,16 +201,20 @@ func pick(members []peer.Info, word string) (peer.Info, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return peer.Info{}, &control.Error{Code: control.NotFound, Message: fmt.Sprintf("no member is called %q", word),
-			Hint: "Try: weft peer list"}
+		return peer.Info{}, &control.Error{
+			Code: control.NotFound, Message: fmt.Sprintf("no member is called %q", word),
+			Hint: "Try: weft peer list",
+		}
 	}
 	var ids []string
 	for _, f := range found {
 		ids = append(ids, f.ID.String())
 	}
 	slices.Sort(ids)
-	return peer.Info{}, &control.Error{Code: control.Usage, Message: fmt.Sprintf("%d members are called %q", len(found), word),
-		Cause: strings.Join(ids, ", "), Hint: "Name one by its ID"}
+	return peer.Info{}, &control.Error{
+		Code: control.Usage, Message: fmt.Sprintf("%d members are called %q", len(found), word),
+		Cause: strings.Join(ids, ", "), Hint: "Name one by its ID",
+	}
 }
 
 // minIDPart is how much of an ID counts as naming somebody.

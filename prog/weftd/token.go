@@ -83,9 +83,11 @@ func (n *node) issuer() (identity.Issuer, error) {
 	for _, id := range n.mesh.Roster().Issuers() {
 		names = append(names, n.peerName(id))
 	}
-	return identity.Issuer{}, &control.Error{Code: control.Denied, Message: "this node may not admit others",
+	return identity.Issuer{}, &control.Error{
+		Code: control.Denied, Message: "this node may not admit others",
 		Cause: "it holds no delegation of the root key; these do: " + strings.Join(names, ", "),
-		Hint:  "Make the token there, or let this node: weft issuer add " + n.name}
+		Hint:  "Make the token there, or let this node: weft issuer add " + n.name,
+	}
 }
 
 // tokenSeeds are this node and, if there is room, another member that is alive.
@@ -100,9 +102,8 @@ func (n *node) tokenSeeds() []token.Seed {
 	return seeds[:min(len(seeds), token.MaxSeeds)]
 }
 
-// TokenCreate makes an invitation. It returns when the members that the token names have its record, as far as they
-// answer.
-func (d *daemon) TokenCreate(ctx context.Context, r control.TokenRequest) (control.TokenReply, error) {
+// TokenCreate makes an invitation. Its record spreads by itself; a seed that has not got it yet asks the others.
+func (d *daemon) TokenCreate(_ context.Context, r control.TokenRequest) (control.TokenReply, error) {
 	n, err := d.current()
 	if err != nil {
 		return control.TokenReply{}, err
@@ -118,8 +119,10 @@ func (d *daemon) TokenCreate(ctx context.Context, r control.TokenRequest) (contr
 	if err := n.mesh.Roster().Add(inv); err != nil {
 		return control.TokenReply{}, err
 	}
-	return control.TokenReply{Version: control.Version, ID: inv.ID().String(), Token: text,
-		Expires: inv.NotAfter.UTC().Format(time.RFC3339)}, nil
+	return control.TokenReply{
+		Version: control.Version, ID: inv.ID().String(), Token: text,
+		Expires: inv.NotAfter.UTC().Format(time.RFC3339),
+	}, nil
 }
 
 // TokenList lists the records of tokens.
@@ -131,9 +134,11 @@ func (d *daemon) TokenList(context.Context) (control.Tokens, error) {
 	}
 	roster := n.mesh.Roster()
 	for _, inv := range roster.Invitations() {
-		list.Tokens = append(list.Tokens, control.Token{ID: inv.ID().String(), Expires: inv.NotAfter.UTC().Format(time.RFC3339),
+		list.Tokens = append(list.Tokens, control.Token{
+			ID: inv.ID().String(), Expires: inv.NotAfter.UTC().Format(time.RFC3339),
 			Uses: int(inv.Uses), Used: roster.Uses(inv.ID()), Ephemeral: inv.Ephemeral,
-			Revoked: roster.Revoked(identity.KindInvitation, inv.ID())})
+			Revoked: roster.Revoked(identity.KindInvitation, inv.ID()),
+		})
 	}
 	return list, nil
 }
@@ -151,8 +156,10 @@ func (d *daemon) TokenRevoke(_ context.Context, id string) error {
 		}
 	}
 	if len(found) != 1 {
-		return &control.Error{Code: control.NotFound, Message: fmt.Sprintf("%d tokens have an id that begins with %q", len(found), id),
-			Hint: "Try: weft token list"}
+		return &control.Error{
+			Code: control.NotFound, Message: fmt.Sprintf("%d tokens have an id that begins with %q", len(found), id),
+			Hint: "Try: weft token list",
+		}
 	}
 	issuer, err := n.issuer()
 	if err != nil {
@@ -175,8 +182,10 @@ func (d *daemon) IssuerList(context.Context) (control.Issuers, error) {
 	for _, id := range n.mesh.Roster().Issuers() {
 		info, _ := n.mesh.Peer(id)
 		self := id == n.key.ID()
-		list.Issuers = append(list.Issuers, control.Issuer{ID: id.String(), Name: info.Name, State: info.State.String(), Self: self,
-			Root: self && !n.root.IsZero()})
+		list.Issuers = append(list.Issuers, control.Issuer{
+			ID: id.String(), Name: info.Name, State: info.State.String(), Self: self,
+			Root: self && !n.root.IsZero(),
+		})
 	}
 	return list, nil
 }
@@ -185,8 +194,10 @@ func (d *daemon) IssuerList(context.Context) (control.Issuers, error) {
 func (d *daemon) rooted() (*node, error) {
 	n, err := d.current()
 	if err == nil && n.root.IsZero() {
-		err = &control.Error{Code: control.Denied, Message: "only the machine that holds the root key can change the issuers",
-			Hint: "That is the one where weft init was typed"}
+		err = &control.Error{
+			Code: control.Denied, Message: "only the machine that holds the root key can change the issuers",
+			Hint: "That is the one where weft init was typed",
+		}
 	}
 	return n, err
 }
@@ -234,8 +245,10 @@ func (d *daemon) IssuerRemove(_ context.Context, word string) error {
 			return nil
 		}
 		if len(roster.Issuers()) == 1 {
-			return &control.Error{Code: control.Conflict, Message: info.Name + " is the last issuer",
-				Cause: "without one nobody could ever join again", Hint: "Name another first: weft issuer add NAME"}
+			return &control.Error{
+				Code: control.Conflict, Message: info.Name + " is the last issuer",
+				Cause: "without one nobody could ever join again", Hint: "Name another first: weft issuer add NAME",
+			}
 		}
 		rev, err := identity.Issuer{Key: n.root}.Revoke(identity.KindDelegation, delegation.ID(), time.Now())
 		if err != nil {

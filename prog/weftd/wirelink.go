@@ -20,6 +20,7 @@ const (
 	wireRetryMin  = 50 * time.Millisecond
 	wireRetryMax  = 5 * time.Second
 	wireHealthy   = 10 * time.Second // a wire that lived this long is started again without delay
+	wireDisplaced = 3                // times, then this daemon gives way
 	wireStopTime  = 3 * time.Second
 	wireLinksTime = time.Second
 )
@@ -56,15 +57,19 @@ func newWirelink(log *slog.Logger, o wire.Options) *wirelink {
 
 // run attaches, equips and tells, again and again, until ctx ends.
 func (l *wirelink) run(ctx context.Context) error {
-	wait := wireRetryMin
+	wait, displaced := wireRetryMin, 0
 	for ctx.Err() == nil && !l.ended() {
 		began := time.Now()
 		err := l.serve(ctx)
-		if errors.Is(err, wire.ErrDisplaced) {
-			return err // another daemon runs this node
-		}
 		if ctx.Err() != nil || l.ended() {
 			break
+		}
+		if errors.Is(err, wire.ErrDisplaced) {
+			// Once it may be the last word of a daemon that was killed while it attached. Again and again it is one that
+			// lives: two would tear the wire to and fro.
+			if displaced++; displaced == wireDisplaced {
+				return err
+			}
 		}
 		l.log.Warn("wire lost", "err", err)
 		l.mu.Lock()
@@ -81,7 +86,7 @@ func (l *wirelink) run(ctx context.Context) error {
 		wait = min(2*wait, wireRetryMax)
 	}
 	<-ctx.Done() // a wire that was stopped on purpose is not missed
-	return nil
+	return nil   //nolint:nilerr // what ended the last wire is logged; this is how the task is told to end
 }
 
 // serve lives as long as one attachment to a wire. On the way out the wire is left running.

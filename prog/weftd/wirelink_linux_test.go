@@ -123,31 +123,38 @@ func TestWireStopped(t *testing.T) {
 	}
 }
 
-// TestWireTakenOver: a daemon that ends leaves its wire; the next one attaches to it, and one beside it is displaced.
+// TestWireTakenOver: a daemon that ends leaves its wire, and the next one attaches to it. Two that live do not tear it to and
+// fro for long: one gives way.
 func TestWireTakenOver(t *testing.T) {
 	l := linkLab(t)
 	end := running(t, l)
 	pid := attached(t, l, nil).Hello().PID
-	other := linkIn(t, filepath.Dir(l.options.Socket))
-	running(t, other)
-	if c := attached(t, other, nil); c.Hello().PID != pid || c.Started() {
-		t.Errorf("it attached to %+v", c.Hello())
+	if err := end(); err != nil {
+		t.Fatal(err)
 	}
-	// The first run ends by itself.
-	deadline := time.After(patience)
-	for {
-		c, turned := l.current()
-		if c == nil {
-			break
-		}
-		select {
-		case <-turned:
-		case <-deadline:
-			t.Fatal("not displaced")
-		}
+	second, third := linkIn(t, filepath.Dir(l.options.Socket)), linkIn(t, filepath.Dir(l.options.Socket))
+	gaveWay := make(chan error, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { gaveWay <- second.run(ctx) })
+	if c := attached(t, second, nil); c.Hello().PID != pid || c.Started() {
+		t.Errorf("the second attached to %+v", c.Hello())
 	}
-	if err := end(); err != nil && !errors.Is(err, wire.ErrDisplaced) {
-		t.Errorf("run ended with %v", err)
+	wg.Go(func() { gaveWay <- third.run(ctx) })
+	select {
+	case err := <-gaveWay:
+		if !errors.Is(err, wire.ErrDisplaced) {
+			t.Errorf("one ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("neither gives way")
+	}
+	for _, l := range []*wirelink{second, third} {
+		if err := l.stop(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -166,7 +173,7 @@ func TestLiesStayWithTheLiar(t *testing.T) {
 	}
 	lies := append([]wire.Peer{
 		{ID: peer.ID{4}, NoisePublic: [32]byte{2}}, // claims the key of 2, and comes first
-		{ID: peer.ID{5}},                           // has told nothing
+		{ID: peer.ID{5}}, // has told nothing
 		{ID: peer.ID{6}, NoisePublic: [32]byte{6}, Endpoints: append(many, netip.AddrPort{}, netip.MustParseAddrPort("0.0.0.0:0"))},
 	}, honest...)
 	if err := l.SetPeers(t.Context(), lies); err != nil {

@@ -1,0 +1,106 @@
+package weftd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The pages that list what is in a table of this package are made from it: UPDATE=1 writes them.
+func TestPages(t *testing.T) {
+	for name, text := range map[string]string{"metrics.md": metricsPage(), "config.md": configPage()} {
+		file := filepath.Join("..", "..", "site", name)
+		if os.Getenv("UPDATE") != "" {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != text {
+			t.Errorf("%s is not what the tables say (%v). Type: UPDATE=1 go test ./prog/weftd -run TestPages", file, err)
+		}
+	}
+}
+
+func metricsPage() string {
+	var b strings.Builder
+	b.WriteString(`# Metrics
+
+The daemon serves Prometheus metrics at ` + "`http://127.0.0.1:6782/metrics`" + ` (` + "`--metrics-listen`" + ` moves it, ` + "`none`" + ` switches it off).
+Beside it are ` + "`/healthz`" + `, which answers 200 while the daemon lives, and ` + "`/readyz`" + `, which answers 200 when pods can be
+attached, else 503 with the reason.
+
+Peers are named by their ID: names may be chosen twice. A gauge that is not known is left out. Names and labels change only
+with an entry in the changelog.
+
+| Name | Type | Labels | Meaning |
+|---|---|---|---|
+`)
+	for _, m := range metricTable() {
+		kind, labels := "gauge", "–"
+		if m.kind == prometheus.CounterValue {
+			kind = "counter"
+		}
+		if len(m.labels) > 0 {
+			labels = "`" + strings.Join(m.labels, "`, `") + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.name, kind, labels, m.help)
+	}
+	b.WriteString(`
+States of ` + "`weft_members`" + ` are alive, suspect, dead and removed. ` + "`weft_events_total`" + ` counts since the start of the process that
+counts: the daemon's for mesh, the data plane's for sleeve and wire, the kernel's table for guard.
+`)
+	return b.String()
+}
+
+func configPage() string {
+	var b strings.Builder
+	b.WriteString(`# Configuration
+
+Every setting is a flag of ` + "`weft up`" + ` (` + "`--name alpha`" + `) and a key of the configuration file (` + "`name: alpha`" + `), ` + "`" + DefaultConfig + "`" + `
+unless ` + "`--config`" + ` or ` + "`WEFT_CONFIG`" + ` names another; the file need not exist. Some are environment variables too. A flag wins over
+the variable, the variable over the file. Lists are separated by commas, or are YAML lists in the file. A key that does not exist
+is an error. ` + "`weft config check`" + ` reads the file as the daemon would and prints what is then in force.
+
+| Key | Value | Variable | Meaning |
+|---|---|---|---|
+`)
+	for _, s := range Settings() {
+		value, env := "`true` or `false`", "–"
+		if s.Arg != "" {
+			value = "`" + s.Arg + "`"
+		}
+		if s.Env != "" {
+			env = "`" + s.Env + "`"
+		}
+		key := "`" + s.Key + "`"
+		if s.Global {
+			key += " ¹"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", key, value, env, s.Help)
+	}
+	b.WriteString("\n¹ means the same for every command.\n")
+	return b.String()
+}
+
+func TestMetricNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, m := range metricTable() {
+		total := strings.HasSuffix(m.name, "_total")
+		switch {
+		case !strings.HasPrefix(m.name, "weft_"), seen[m.name]:
+			t.Errorf("%s: not ours, or there twice", m.name)
+		case total != (m.kind == prometheus.CounterValue):
+			t.Errorf("%s: counters, and they alone, end in _total", m.name)
+		case m.help == "" || m.help[len(m.help)-1] != '.' || strings.Contains(m.help, "|"):
+			t.Errorf("%s: help %q", m.name, m.help)
+		}
+		seen[m.name] = true
+	}
+}
