@@ -45,6 +45,9 @@ func TestPrivilegesAreGone(t *testing.T) {
 			}
 		}
 	}
+	if b, err := os.ReadFile(proc + "stat"); err != nil || strings.Fields(string(b[bytes.LastIndexByte(b, ')'):]))[17] != "-10" {
+		t.Errorf("priority is not raised: %v\n%s", err, b)
+	}
 	if b, err := os.ReadFile(proc + "limits"); err != nil ||
 		!slices.Equal(strings.Fields(lineWith(string(b), "Max core file size"))[4:6], []string{"0", "0"}) {
 		t.Errorf("core files are allowed: %v\n%s", err, b)

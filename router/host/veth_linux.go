@@ -113,6 +113,18 @@ func (p *plugging) setUp() error {
 	if err != nil {
 		return fmt.Errorf("find %s in the pod: %w", p.v.IfName, err)
 	}
+	// What a pod sends whole must fit what a TUN device hands over whole, or the kernel cuts it into single packets there.
+	for _, end := range []struct {
+		nl   *netlink.Handle
+		link netlink.Link
+	}{{h.nl, onHost}, {p.pod, inPod}} {
+		if end.link.Attrs().GSOMaxSize <= MaxSuperPacket {
+			continue
+		}
+		if err := end.nl.LinkSetGSOMaxSize(end.link, MaxSuperPacket); err != nil {
+			return fmt.Errorf("limit super-packets of %s: %w", end.link.Attrs().Name, err)
+		}
+	}
 	if h.kernelIPv6() {
 		if err := h.nl.LinkSetIP6AddrGenMode(onHost, nl6AddrGenNone); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("keep %s from inventing an address: %w", p.name, err)

@@ -44,7 +44,7 @@ func TestEveryContenderIsMeasured(t *testing.T) {
 		c.cable.SetCoalescing(true)
 		got := sample{}
 		for what := range measureSilent + 1 {
-			if err := bd.add(got, c, what, 60*time.Millisecond); err != nil {
+			if err := bd.add(got, c, what, 500*time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
 		}

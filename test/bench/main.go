@@ -132,7 +132,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if err := o.compile(dir); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s\n%s\n%s\n", machine(), versions(o.programs.Weft, o.wireguard), load())
+	fmt.Fprintf(out, "%s\n%s\n%s\n%s", machine(), versions(o.programs.Weft, o.wireguard), load(), busy())
 	if len(o.quantities) > 0 {
 		if err := inLab(ctx, func(l *netlab.Lab) error { return speed(ctx, out, l, o) }); err != nil {
 			return err

@@ -109,5 +109,20 @@ func load() string {
 	if err != nil {
 		return "load: unknown"
 	}
-	return fmt.Sprintf("load: %s (1, 5, 15 min; %s)", strings.Join(strings.Fields(string(b))[:3], " "), time.Now().UTC().Format(time.DateTime))
+	fields := strings.Fields(string(b))
+	return fmt.Sprintf("load: %s (1, 5, 15 min; %s)", strings.Join(fields[:3], " "), time.Now().UTC().Format(time.DateTime))
+}
+
+// busy warns of a machine on which something else runs. A program of many threads then gets more of the CPUs than one of few,
+// which no pairing takes out: CPU time for each byte stays comparable, throughput hardly.
+func busy() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	if load, err := strconv.ParseFloat(first, 64); err != nil || load < float64(runtime.NumCPU()) {
+		return ""
+	}
+	return "the machine was busy with something else before: trust CPU-s/GiB, and of throughput only large differences\n"
 }
