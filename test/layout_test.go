@@ -80,7 +80,6 @@ var homes = []home{
 	{"github.com/flynn/noise", []string{"crypto/noise"}, "crypto/noise"},
 	{"github.com/gaissmai/bart", []string{"router/sleeve"}, "router/sleeve"},
 	{"github.com/urfave/cli", []string{"cmd"}, "cmd: only commands talk to people"},
-	{"github.com/prometheus/client_golang", []string{"prog/weftd"}, "prog/weftd"},
 	{"go.yaml.in/yaml", []string{"prog/weftd"}, "prog/weftd"},
 	{"golang.zx2c4.com/wireguard", []string{"test/bench"}, "nothing yet: it is what benchmarks compare with"},
 	{"golang.org/x/crypto", []string{"crypto"}, "crypto"},

@@ -55,14 +55,7 @@ func Decode(u *Universe, b []byte) (*Batch, error) {
 		if err != nil {
 			batch.reject(err)
 		}
-		for _, raw := range raws {
-			g, err := parseGrant(u, raw)
-			if err != nil {
-				batch.reject(err)
-				continue
-			}
-			batch.grants = append(batch.grants, g)
-		}
+		batch.parse(u, raws)
 	}
 	if list, ok := f.Get(tagViews); ok {
 		views, err := tlv.List(list, MaxViews)
@@ -80,20 +73,25 @@ func Decode(u *Universe, b []byte) (*Batch, error) {
 	return batch, nil
 }
 
+// parse takes the good ones of raw grants.
+func (b *Batch) parse(u *Universe, raws [][]byte) {
+	for _, raw := range raws {
+		g, err := parseGrant(u, raw)
+		if err != nil {
+			b.reject(err)
+			continue
+		}
+		b.grants = append(b.grants, g)
+	}
+}
+
 func (b *Batch) reject(err error) { b.rejected = append(b.rejected, Rejection{Err: err}) }
 
 // Restore rebuilds a state from what this node stored: the raw grants of a ring, which were proven before they were
 // stored, and its view records.
 func Restore(u *Universe, raws, views [][]byte) (*Ring, []Rejection) {
 	batch := &Batch{views: views}
-	for _, raw := range raws {
-		g, err := parseGrant(u, raw)
-		if err != nil {
-			batch.reject(err)
-			continue
-		}
-		batch.grants = append(batch.grants, g)
-	}
+	batch.parse(u, raws)
 	p := u.Prove(batch, func(ID) bool { return true }, nil)
 	r, _ := New(u).Merge(p)
 	return r, p.Rejected()

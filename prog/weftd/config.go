@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"weft/mesh"
 	"weft/prog/control"
 )
 
@@ -35,7 +36,7 @@ const (
 
 // Config is what the daemon is told by its operator. The zero value of each field means the default that its comment
 // names; Complete fills these in.
-type Config struct {
+type Config struct { //nolint:recvcheck // Load and Parse fill it in, all others only read
 	State         string         // directory for keys and stores: DefaultState
 	Socket        string         // of the control API: DefaultSocket
 	Listen        netip.AddrPort // the weft port, UDP and TCP; address :: means every address of both families: [::]:6783
@@ -100,6 +101,8 @@ func (c Config) Validate() error {
 		return badValue("pool6", c.Pool6.String(), "it is none as well")
 	case c.MetricsListen.Port() == c.Listen.Port() && !c.MetricsOff:
 		return badValue("metrics-listen", c.MetricsListen.String(), "that port is the weft port")
+	case len(c.Trusted) > mesh.MaxTrusted:
+		return badValue("trusted-subnets", strconv.Itoa(len(c.Trusted)), fmt.Sprintf("at most %d, for every member is told of them", mesh.MaxTrusted))
 	case c.ExpectNodes < 0:
 		return badValue("expect-nodes", strconv.Itoa(c.ExpectNodes), "want a positive number")
 	}
@@ -144,7 +147,7 @@ func (c Config) Token() (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("read token: %w", err)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it was only read
 		src = f
 	default:
 		return c.Join, nil

@@ -121,7 +121,8 @@ func TestValidate(t *testing.T) {
 		"expect-nodes: want a positive number":         func(c *Config) { c.ExpectNodes = -1 },
 		"name: want 1 to 63":                           func(c *Config) { c.Name = "a b" },
 		"pool[0]: want a size":                         func(c *Config) { c.Pools = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/30")} },
-		"transport[1]: sleeve is listed twice":         func(c *Config) { c.Transports = []string{"sleeve", "sleeve"} },
+		"trusted-subnets: at most 16, for every member is told of them, got \"17\"": func(c *Config) { c.Trusted = make([]netip.Prefix, 17) },
+		"transport[1]: sleeve is listed twice":                                      func(c *Config) { c.Transports = []string{"sleeve", "sleeve"} },
 		"pool[1]: 10.1.0.0/16 overlaps pool[0], 10.0.0.0": func(c *Config) {
 			c.Pools = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16")}
 		},

@@ -18,7 +18,7 @@ func (c *Config) Load(name string) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, maxConfigSize+1))
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)

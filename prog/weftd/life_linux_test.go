@@ -239,25 +239,28 @@ func TestTwo(t *testing.T) {
 			t.Errorf("%s: issuers %+v", m.Name(), issuers.Issuers)
 		}
 	}
-	ping := func() {
+	ping := func(when string) {
 		t.Helper()
 		n := 0
 		err := a.Client.Ping(t.Context(), control.PingRequest{Peer: "n2", Count: 3, Interval: control.Duration(10e6)}, func(r control.PingReply) error {
 			if n++; r.Lost != "" || r.RTTms <= 0 || r.Transport != "sleeve" || r.Path != control.PathDirect || r.Seq != n {
-				t.Errorf("reply %+v", r)
+				t.Errorf("%s: reply %+v", when, r)
 			}
 			return nil
 		})
 		if err != nil || n != 3 {
-			t.Errorf("%d replies, %v", n, err)
+			t.Errorf("%s: %d replies, %v", when, n, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	a.until(ctx, "knows the other's address", func() bool {
-		return a.Client.Ping(ctx, control.PingRequest{Peer: "n2", Count: 1}, func(control.PingReply) error { return nil }) == nil
-	})
-	ping()
+	reaches := func() bool {
+		lost := false
+		err := a.Client.Ping(ctx, control.PingRequest{Peer: "n2", Count: 1}, func(r control.PingReply) error { lost = r.Lost != ""; return nil })
+		return err == nil && !lost
+	}
+	a.until(ctx, "knows the other's address", reaches)
+	ping("joined")
 	doc := must(a.Doctor(t.Context(), control.DoctorRequest{Peer: "n2"}))(t)
 	for _, c := range doc.Checks {
 		if c.State == control.CheckFailed {
@@ -269,10 +272,10 @@ func TestTwo(t *testing.T) {
 	// The daemon is killed: its wire keeps the session, and the next one takes it as it is.
 	wire := b.wire()
 	b.killDaemon()
-	ping()
+	ping("without a daemon")
 	b.up()
 	b.ready(2)
-	ping()
+	ping("with another daemon")
 	if got := b.wire(); got != wire {
 		t.Errorf("wire %d after the daemon's death, %d before", got, wire)
 	}
@@ -285,7 +288,8 @@ func TestTwo(t *testing.T) {
 	b.until(ctx, "has another wire", func() bool { w := b.wire(); return w != 0 && w != old })
 	a.ready(2)
 	b.ready(2)
-	ping()
+	a.until(ctx, "reaches the other again", reaches)
+	ping("with another wire")
 
 	// The other one is away: leaving says so, and works.
 	a.killDaemon()

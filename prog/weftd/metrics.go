@@ -7,9 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"weft/prog/control"
 )
 
@@ -20,12 +17,8 @@ const (
 
 // serveMetrics answers /metrics, /healthz (the daemon lives) and /readyz (pods can be attached).
 func (d *daemon) serveMetrics(ctx context.Context) error {
-	registry := prometheus.NewRegistry()
-	if err := registry.Register(collector{d}); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
-	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: metricsAtATime, Timeout: metricsTime}))
+	mux.HandleFunc("GET /metrics", d.answerMetrics(make(chan struct{}, metricsAtATime)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		s, err := d.Status(r.Context())
@@ -47,33 +40,42 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 	return nil
 }
 
-// collector makes metrics of the status, at the moment that they are asked for.
-type collector struct{ d *daemon }
-
-// metric is one line of metricTable.
-type metric struct {
-	name, help string
-	kind       prometheus.ValueType
-	labels     []string
+// answerMetrics refuses what finds no place in busy: each answer asks all parts of the daemon.
+func (d *daemon) answerMetrics(busy chan struct{}) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case busy <- struct{}{}:
+			defer func() { <-busy }()
+		default:
+			http.Error(w, "too many requests for metrics at once", http.StatusServiceUnavailable)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), metricsTime)
+		defer cancel()
+		var e exposition
+		d.collect(ctx, e.add)
+		w.Header().Set("Content-Type", expositionType)
+		_, _ = w.Write(e.text())
+	}
 }
 
 // The names are a promise to dashboards: they change only with an entry in the changelog.
 var (
-	metricInfo       = metric{"weft_info", "Always 1: build, ID and name of the node, and the cluster, as labels.", prometheus.GaugeValue, []string{"build", "node", "name", "cluster"}}
-	metricReady      = metric{"weft_ready", "1 when pods can be attached.", prometheus.GaugeValue, nil}
-	metricUptime     = metric{"weft_uptime_seconds", "Time since the daemon started.", prometheus.GaugeValue, nil}
-	metricMembers    = metric{"weft_members", "Members of the cluster by state, this node included.", prometheus.GaugeValue, []string{"state"}}
-	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use.", prometheus.GaugeValue, []string{"peer", "transport"}}
-	metricPeerRTT    = metric{"weft_peer_rtt_seconds", "Round trip to the peer.", prometheus.GaugeValue, []string{"peer"}}
-	metricPeerLoss   = metric{"weft_peer_loss_ratio", "Loss of recent probes to the peer, 0 to 1.", prometheus.GaugeValue, []string{"peer"}}
-	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Inner bytes from the peer, through the transport in use.", prometheus.CounterValue, []string{"peer"}}
-	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Inner bytes to the peer, through the transport in use.", prometheus.CounterValue, []string{"peer"}}
-	metricPeerKey    = metric{"weft_peer_key_age_seconds", "Age of the session key with the peer.", prometheus.GaugeValue, []string{"peer"}}
-	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", prometheus.GaugeValue, []string{"state"}}
-	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", prometheus.GaugeValue, nil}
-	metricPods       = metric{"weft_pods", "Attached pods.", prometheus.GaugeValue, nil}
-	metricCounter    = metric{"weft_events_total", "Events by part (mesh, sleeve, wire, guard) and kind; packets that were dropped among them.", prometheus.CounterValue, []string{"part", "kind"}}
-	metricWireStarts = metric{"weft_wire_attached_total", "Wires that this daemon attached to.", prometheus.CounterValue, nil}
+	metricInfo       = metric{"weft_info", "Always 1: build, ID and name of the node, and the cluster, as labels.", gauge, []string{"build", "node", "name", "cluster"}}
+	metricReady      = metric{"weft_ready", "1 when pods can be attached.", gauge, nil}
+	metricUptime     = metric{"weft_uptime_seconds", "Time since the daemon started.", gauge, nil}
+	metricMembers    = metric{"weft_members", "Members of the cluster by state, this node included.", gauge, []string{"state"}}
+	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use.", gauge, []string{"peer", "transport"}}
+	metricPeerRTT    = metric{"weft_peer_rtt_seconds", "Round trip to the peer.", gauge, []string{"peer"}}
+	metricPeerLoss   = metric{"weft_peer_loss_ratio", "Loss of recent probes to the peer, 0 to 1.", gauge, []string{"peer"}}
+	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Inner bytes from the peer, through the transport in use.", counter, []string{"peer"}}
+	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Inner bytes to the peer, through the transport in use.", counter, []string{"peer"}}
+	metricPeerKey    = metric{"weft_peer_key_age_seconds", "Age of the session key with the peer.", gauge, []string{"peer"}}
+	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", gauge, []string{"state"}}
+	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", gauge, nil}
+	metricPods       = metric{"weft_pods", "Attached pods.", gauge, nil}
+	metricCounter    = metric{"weft_events_total", "Events by part (mesh, sleeve, wire, guard) and kind; packets that were dropped among them.", counter, []string{"part", "kind"}}
+	metricWireStarts = metric{"weft_wire_attached_total", "Wires that this daemon attached to.", counter, nil}
 )
 
 // metricTable is every metric, in the order of site/metrics.md.
@@ -86,24 +88,16 @@ func metricTable() []metric {
 	}
 }
 
-// Describe makes the collector an unchecked one: which series there are depends on the peers.
-func (collector) Describe(chan<- *prometheus.Desc) {}
-
-// Collect reads the state.
-func (c collector) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), metricsTime)
-	defer cancel()
-	emit := func(m metric, value float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(m.name, m.help, m.labels, nil), m.kind, value, labels...)
-	}
-	s, err := c.d.Status(ctx)
+// collect makes metrics of the state, at the moment that they are asked for.
+func (d *daemon) collect(ctx context.Context, emit func(m metric, value float64, labels ...string)) {
+	s, err := d.Status(ctx)
 	if err != nil {
 		return
 	}
 	emit(metricInfo, 1, s.Node.Build, s.Node.ID, s.Node.Name, s.Cluster.ID)
 	emit(metricReady, truth(s.Node.State == control.NodeReady))
 	emit(metricUptime, float64(s.Node.UptimeS))
-	n, err := c.d.current()
+	n, err := d.current()
 	if err != nil {
 		return
 	}

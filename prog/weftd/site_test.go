@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // The pages that list what is in a table of this package are made from it: UPDATE=1 writes them.
@@ -44,7 +42,7 @@ with an entry in the changelog.
 `)
 	for _, m := range metricTable() {
 		kind, labels := "gauge", "–"
-		if m.kind == prometheus.CounterValue {
+		if m.kind == counter {
 			kind = "counter"
 		}
 		if len(m.labels) > 0 {
@@ -96,7 +94,7 @@ func TestMetricNames(t *testing.T) {
 		switch {
 		case !strings.HasPrefix(m.name, "weft_"), seen[m.name]:
 			t.Errorf("%s: not ours, or there twice", m.name)
-		case total != (m.kind == prometheus.CounterValue):
+		case total != (m.kind == counter):
 			t.Errorf("%s: counters, and they alone, end in _total", m.name)
 		case m.help == "" || m.help[len(m.help)-1] != '.' || strings.Contains(m.help, "|"):
 			t.Errorf("%s: help %q", m.name, m.help)

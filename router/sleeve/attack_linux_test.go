@@ -59,7 +59,7 @@ func between(t testing.TB, a, b *host) *attacker {
 			hold := holds && x.hold && noise.Type(buf[:n]) == 0
 			x.mu.Unlock()
 			if !hold {
-				out.WriteToUDPAddrPort(buf[:n], to)
+				_, _ = out.WriteToUDPAddrPort(buf[:n], to) // or it is lost
 			}
 		}
 	}
@@ -209,7 +209,9 @@ func TestAttacksOnTheWire(t *testing.T) {
 		defer other.Close()
 		for _, d := range x.seen(b) {
 			if isData(d) && !bytes.Equal(d, held) {
-				other.WriteToUDPAddrPort(d, b.addr)
+				if _, err := other.WriteToUDPAddrPort(d, b.addr); err != nil {
+					t.Fatal(err)
+				}
 				count++
 			}
 		}

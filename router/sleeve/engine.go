@@ -16,13 +16,9 @@ import (
 	"github.com/gaissmai/bart"
 
 	"weft/crypto/noise"
-	"weft/crypto/psk"
 	"weft/mesh/peer"
 	"weft/router"
 )
-
-// MaxControl is the largest control datagram that Send carries, bytes.
-const MaxControl = 1200
 
 // Errors of Send.
 var (
@@ -31,48 +27,6 @@ var (
 	ErrTooLarge    = errors.New("control datagram too large")
 	ErrNoSocket    = errors.New("no UDP socket for the peer's address family")
 )
-
-// Identity is who this node is to its peers.
-type Identity struct {
-	ID           peer.ID
-	NoisePrivate [32]byte // X25519
-	Epoch        uint64   // of the Noise key, as in the node's signed record
-	Cluster      [32]byte // prologue of every handshake: another cluster cannot complete one
-	// Counter is the first value for the counter in handshake messages. Peers refuse values that they have seen, so
-	// whoever sets it keeps on disk what was given, and gives one at least CounterSpan larger to the next engine.
-	Counter uint64
-}
-
-// CounterSpan is how far apart the Identity.Counter of two engines with one key must be; no engine uses more values.
-const CounterSpan = 1 << 32
-
-// Peer is another node of the cluster. Without a secret or an endpoint no session is opened to it; with a secret and
-// no endpoint it may still open one to us.
-type Peer struct {
-	ID          peer.ID
-	NoisePublic [32]byte         // X25519
-	Endpoints   []netip.AddrPort // candidates, best first
-	Secrets     []psk.Secret     // newest first, at most MaxSecrets are used; none: those that are known stay
-}
-
-// MaxSecrets is the number of pair secrets that a peer may have at a time: the new one and the one that it replaces.
-const MaxSecrets = 2
-
-// Offload says how the TUN queues were opened.
-type Offload struct {
-	Vnet bool // IFF_VNET_HDR: each packet stands behind a 10-byte virtio header
-	TSO  bool // TUN_F_TSO4 and TUN_F_TSO6 are set: TCP super-packets may be read and written
-	USO  bool // TUN_F_USO4 and TUN_F_USO6 are set: UDP super-packets too
-}
-
-// Config is what an Engine needs to start. The zero value is valid: an engine without identity that knows nobody.
-type Config struct {
-	// Deliver gets each control datagram; b belongs to it. It runs on a goroutine of its own: while it blocks, up to
-	// 256 datagrams wait, then the oldest are dropped and counted.
-	Deliver func(from peer.ID, b []byte)
-	// Log may be nil.
-	Log *slog.Logger
-}
 
 // Engine is the data plane of the sleeve. All methods may be called from any goroutine, before, during and after Run;
 // the setters are idempotent and act on differences only.
@@ -196,7 +150,7 @@ func (e *Engine) closeTUN(t *tunnel) {
 		return
 	}
 	for _, f := range t.queues {
-		f.Close()
+		_ = f.Close()
 	}
 }
 
@@ -266,7 +220,7 @@ func (e *Engine) step(now time.Time) time.Duration {
 		waiting := e.publish(r, now)
 		r.mu.Unlock()
 		e.send(out...)
-		e.release(r, waiting)
+		e.release(waiting)
 		if !next.IsZero() {
 			wait = min(wait, next.Sub(now))
 		}
@@ -283,7 +237,7 @@ func (e *Engine) publish(r *remote, now time.Time) []queued {
 }
 
 // release sends packets that waited for a session.
-func (e *Engine) release(r *remote, waiting []queued) {
+func (e *Engine) release(waiting []queued) {
 	if len(waiting) == 0 {
 		return
 	}
@@ -319,7 +273,7 @@ func (e *Engine) heard(r *remote, k *keys, from netip.AddrPort, newest bool, now
 	r.link.heard(k, from, newest, now)
 	waiting := e.publish(r, now)
 	r.mu.Unlock()
-	e.release(r, waiting)
+	e.release(waiting)
 	e.wake()
 }
 
@@ -365,7 +319,7 @@ func (e *Engine) readFailed(what string, err error) (end bool) {
 		return true
 	}
 	e.log.Warn("cannot read", "what", what, "err", err)
-	time.Sleep(readPause)
+	time.Sleep(readPause) //nolint:forbidigo // nothing tells when reading works again
 	return false
 }
 

@@ -40,7 +40,7 @@ func FuzzDatagrams(f *testing.F) {
 	p := newPath(f, seal.AES256GCM, full)
 	v, b := superPacket(p.src, p.dst, protoTCP, 300, make([]byte, 700))
 	run, size := p.sealed(v, b)
-	for i := range len(run) {
+	for i := range run {
 		run[i] ^= byte(i) & 1 // seeds must not be good themselves
 	}
 	f.Add(run, size)
@@ -110,7 +110,7 @@ func FuzzOutbound(f *testing.F) {
 	udp, b := superPacket(p.src, p.dst, protoUDP, 1, make([]byte, 1000))
 	f.Add(udp.flags, udp.kind, udp.segment, udp.sumStart, udp.sumInStart, b)
 	f.Add(uint8(1), uint8(0), uint16(0), uint16(20), uint16(2), b)
-	f.Fuzz(func(t *testing.T, flags, kind uint8, segment, start, in uint16, b []byte) {
+	f.Fuzz(func(_ *testing.T, flags, kind uint8, segment, start, in uint16, b []byte) {
 		if len(b) > maxPacket {
 			return
 		}

@@ -186,7 +186,7 @@ func (h *handshakes) reply(k knock, now time.Time) {
 		e.refused(r, err)
 		return
 	}
-	e.release(r, waiting)
+	e.release(waiting)
 	e.wake()
 }
 

@@ -112,11 +112,11 @@ func (k *keys) open(h header, b []byte) (plain []byte, newest bool, why reason) 
 	if err != nil {
 		return nil, false, dropUnauthentic
 	}
-	top, any := l.window.Top()
+	top, started := l.window.Top()
 	if !l.window.Accept(h.counter) {
 		return nil, false, dropReplay
 	}
-	return plain, !any || h.counter > top, reasons
+	return plain, !started || h.counter > top, reasons
 }
 
 // packet checks an inner packet and hands it to the kernel, alone or joined with its neighbours.

@@ -172,7 +172,11 @@ func newSite(t testing.TB, n, mtu int, offload Offload) *site {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { s.e.Run(ctx) })
+	wg.Go(func() {
+		if err := s.e.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return s
 }
@@ -194,7 +198,8 @@ func twoSites(t testing.TB, mtu int, a, b Offload) (*site, *site) {
 			t.Fatal(err)
 		}
 		if err := p[0].e.SetTunnels([]router.Tunnel{{Peer: p[1].id, MTU: mtu - 80, Blocks: []netip.Prefix{
-			netip.PrefixFrom(p[1].inner(), 32), netip.PrefixFrom(p[1].inner6(), 128)}}}); err != nil {
+			netip.PrefixFrom(p[1].inner(), 32), netip.PrefixFrom(p[1].inner6(), 128),
+		}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -271,7 +276,7 @@ func (s *site) checksumErrors(t testing.TB) string {
 		}
 		for _, proto := range []string{"Tcp:", "Udp:"} {
 			var names []string
-			for _, l := range strings.Split(string(b), "\n") {
+			for l := range strings.SplitSeq(string(b), "\n") {
 				f := strings.Fields(l)
 				if len(f) == 0 || f[0] != proto {
 					continue

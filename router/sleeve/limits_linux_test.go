@@ -47,7 +47,7 @@ func TestFloodOfHandshakes(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				flooder.Write(msg)
+				_, _ = flooder.Write(msg)
 			}
 		}
 	})
@@ -92,7 +92,7 @@ func TestBulkDoesNotStarveControl(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				a.tun.Write(out)
+				_, _ = a.tun.Write(out)
 			}
 		}
 	})

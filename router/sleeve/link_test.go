@@ -45,7 +45,8 @@ type flight struct {
 	b        []byte
 }
 
-func newSim(t *testing.T, endpoints bool, secrets ...psk.Secret) *sim {
+func newSim(t *testing.T, secrets ...psk.Secret) *sim {
+	t.Helper()
 	s := &sim{t: t, now: time.Unix(1_000_000, 0), rng: rand.New(rand.NewPCG(1, 2)), rtt: 10 * time.Millisecond}
 	for i := range s.ends {
 		private, public, err := noise.GenerateKey()
@@ -63,7 +64,7 @@ func newSim(t *testing.T, endpoints bool, secrets ...psk.Secret) *sim {
 	}
 	for i, e := range s.ends {
 		e.start(i == 1)
-		e.configure(endpoints, secrets...)
+		e.configure(true, secrets...)
 	}
 	return s
 }
@@ -224,7 +225,7 @@ func (s *sim) mustBeUp() {
 }
 
 func TestLinkOpensWithinTwoRoundTrips(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(2*s.rtt, nil)
 	s.mustBeUp()
 	for i, e := range s.ends {
@@ -235,7 +236,7 @@ func TestLinkOpensWithinTwoRoundTrips(t *testing.T) {
 }
 
 func TestLinkNeedsOneAddressOnly(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.ends[0].configure(false, secretOf(t, "s"))
 	if _, why := s.ends[0].link().state(s.now); why == "" {
 		t.Error("no reason given")
@@ -245,7 +246,7 @@ func TestLinkNeedsOneAddressOnly(t *testing.T) {
 }
 
 func TestLinkWithoutSecretStaysSilent(t *testing.T) {
-	s := newSim(t, true)
+	s := newSim(t)
 	s.deliver = func(f *flight) bool { t.Errorf("sent %x", f.b); return false }
 	s.run(time.Minute, nil)
 	if up, why := s.ends[0].link().state(s.now); up || why == "" {
@@ -254,7 +255,7 @@ func TestLinkWithoutSecretStaysSilent(t *testing.T) {
 }
 
 func TestCrossedInitiationsMakeAWorkingSession(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.ends[1].link().retryAt = s.now // no courtesy
 	s.run(time.Second, nil)
 	s.mustBeUp()
@@ -268,7 +269,7 @@ func TestCrossedInitiationsMakeAWorkingSession(t *testing.T) {
 
 // TestLinkLivesForHours: nobody tells the links anything, and they never stop working nor use a key for too long.
 func TestLinkLivesForHours(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	oldest := time.Duration(0)
 	s.run(3*time.Hour, func() {
@@ -289,7 +290,7 @@ func TestLinkLivesForHours(t *testing.T) {
 }
 
 func TestLinkLivesThroughLoss(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	s.deliver = func(*flight) bool { return s.rng.Float64() > 0.3 }
 	s.run(2*time.Hour, func() {
@@ -305,7 +306,7 @@ func TestLinkLivesThroughLoss(t *testing.T) {
 }
 
 func TestOldKeysOpenNothing(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	a, b := s.ends[0], s.ends[1]
 	old := a.link().current
@@ -333,7 +334,7 @@ func TestOldKeysOpenNothing(t *testing.T) {
 
 // TestKeysExpireWithoutAnswer: better no session than an old key.
 func TestKeysExpireWithoutAnswer(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	s.deliver = func(*flight) bool { return false }
 	s.run(keyLife-2*time.Second, nil)
@@ -349,7 +350,7 @@ func TestKeysExpireWithoutAnswer(t *testing.T) {
 }
 
 func TestSilenceBringsNewHandshakes(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	var tries []time.Time
 	cut := true
@@ -376,7 +377,7 @@ func TestSilenceBringsNewHandshakes(t *testing.T) {
 }
 
 func TestRestartedPeerIsBackAtOnce(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(30*time.Second, nil)
 	s.ends[1].start(true)
 	s.ends[1].configure(true, secretOf(t, "s"))
@@ -388,7 +389,7 @@ func TestRestartedPeerIsBackAtOnce(t *testing.T) {
 }
 
 func TestEndpointFollowsAuthenticatedDatagrams(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	a, b := s.ends[0], s.ends[1]
 	var captured []flight
@@ -418,7 +419,7 @@ func TestEndpointFollowsAuthenticatedDatagrams(t *testing.T) {
 
 // TestDelayedDatagramDoesNotMoveTheEndpoint: one that was held back on the way is new to the window, but not newest.
 func TestDelayedDatagramDoesNotMoveTheEndpoint(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	a, b := s.ends[0], s.ends[1]
 	held, _ := b.link().current.seal(nil, kindControl, []byte("held back"))
@@ -431,7 +432,7 @@ func TestDelayedDatagramDoesNotMoveTheEndpoint(t *testing.T) {
 }
 
 func TestReplayedInitiationIsRefused(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	var first *flight
 	s.deliver = func(f *flight) bool {
 		if noise.Type(f.b) == noise.TypeInitiation && first == nil {
@@ -454,7 +455,7 @@ func TestReplayedInitiationIsRefused(t *testing.T) {
 
 func TestSecretsRotateWithoutTearing(t *testing.T) {
 	one, two, three := secretOf(t, "one"), secretOf(t, "two"), secretOf(t, "three")
-	s := newSim(t, true, one)
+	s := newSim(t, one)
 	s.run(time.Second, nil)
 	keys := s.ends[0].link().current
 	s.ends[0].configure(true, two, one) // the other end is still behind
@@ -471,7 +472,7 @@ func TestSecretsRotateWithoutTearing(t *testing.T) {
 
 func TestRemovedSecretIsNeverUsedAgain(t *testing.T) {
 	one, two := secretOf(t, "one"), secretOf(t, "two")
-	s := newSim(t, true, one)
+	s := newSim(t, one)
 	s.run(time.Second, nil)
 	n := s.ends[0].link().completed
 	s.ends[0].configure(true, two)
@@ -492,7 +493,7 @@ func TestRemovedSecretIsNeverUsedAgain(t *testing.T) {
 // TestSecretRemovedUnderWay: between initiation and response.
 func TestSecretRemovedUnderWay(t *testing.T) {
 	one, two := secretOf(t, "one"), secretOf(t, "two")
-	s := newSim(t, true, one)
+	s := newSim(t, one)
 	s.deliver = func(f *flight) bool {
 		if noise.Type(f.b) == noise.TypeResponse {
 			s.ends[0].configure(true, two)
@@ -507,7 +508,7 @@ func TestSecretRemovedUnderWay(t *testing.T) {
 
 // TestNoSecretsIsNoNews: a daemon that has just started has agreed on none yet, and must not end what works.
 func TestNoSecretsIsNoNews(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	for _, e := range s.ends {
 		e.configure(true)
@@ -517,7 +518,7 @@ func TestNoSecretsIsNoNews(t *testing.T) {
 
 // TestDeafCandidate: our initiation reaches the peer on a path where its answers are lost, and first.
 func TestDeafCandidate(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	a, b := s.ends[0], s.ends[1]
 	deaf := netip.MustParseAddrPort("203.0.113.1:6783")
 	a.link().configure(Peer{Endpoints: []netip.AddrPort{deaf, b.addr}, Secrets: []psk.Secret{secretOf(t, "s")}}, s.now)
@@ -537,7 +538,7 @@ func TestDeafCandidate(t *testing.T) {
 func TestMTUIsMeasured(t *testing.T) {
 	for _, c := range []struct{ path, want int }{{1500, 1420}, {1400, 1300}, {1492, 1412}, {1360, 1280}, {1000, 0}} {
 		t.Run(fmt.Sprint(c.path), func(t *testing.T) {
-			s := newSim(t, true, secretOf(t, "s"))
+			s := newSim(t, secretOf(t, "s"))
 			s.deliver = func(f *flight) bool { return len(f.b)+48 <= c.path }
 			s.run(2*time.Minute, nil)
 			for i, e := range s.ends {
@@ -561,7 +562,7 @@ func TestMTUIsMeasured(t *testing.T) {
 }
 
 func TestTrafficQuickensProbes(t *testing.T) {
-	s := newSim(t, true, secretOf(t, "s"))
+	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Minute, nil)
 	count := func(d time.Duration) int {
 		before := s.ends[0].link().prober.number

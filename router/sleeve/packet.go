@@ -134,10 +134,10 @@ func (p *packet) setLength(n int) {
 
 // congested marks the packet as having met congestion outside (RFC 6040): false if it cannot carry the mark.
 func (p *packet) congested() bool {
-	switch {
-	case p.tos&ecnMask == ecnCE:
+	switch p.tos & ecnMask {
+	case ecnCE:
 		return true
-	case p.tos&ecnMask == 0:
+	case 0:
 		return false
 	}
 	p.tos |= ecnCE

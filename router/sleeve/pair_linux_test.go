@@ -78,7 +78,11 @@ func (h *host) start(boot uint64) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { h.e.Run(ctx) })
+	wg.Go(func() {
+		if err := h.e.Run(ctx); err != nil {
+			h.t.Error(err)
+		}
+	})
 	h.stop = sync.OnceFunc(func() { cancel(); wg.Wait(); kernel.Close() })
 	h.t.Cleanup(h.stop)
 }
@@ -91,7 +95,7 @@ func tunPair(t testing.TB) (engine, kernel *os.File) {
 		t.Fatal(err)
 	}
 	for _, fd := range fds {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20) // with root only
 	}
 	return os.NewFile(uintptr(fds[0]), "tun"), os.NewFile(uintptr(fds[1]), "kernel")
 }
@@ -213,7 +217,9 @@ func (h *host) read() (vnet, []byte) {
 }
 
 func (h *host) tryRead(wait time.Duration) (v vnet, b []byte, err error) {
-	h.tun.SetReadDeadline(time.Now().Add(wait))
+	if err := h.tun.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return v, nil, err
+	}
 	buf := make([]byte, vnetSize+maxPacket+1)
 	n, err := h.tun.Read(buf)
 	if err != nil {

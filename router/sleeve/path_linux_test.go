@@ -55,8 +55,10 @@ func newPath(t testing.TB, suite seal.Suite, offload Offload) *path {
 	r.sending.Store(&sending{keys: k, to: portOf(sink)})
 	e.indexes.entries = map[uint32]entry{7: {r, k}}
 	e.peers = map[peer.ID]*remote{r.id: r}
-	p := &path{e: e, r: r, out: newOutbound(e, 1), in: newInbound(e), sink: sink,
-		src: netip.MustParseAddr("10.32.1.2"), dst: netip.MustParseAddr("10.32.2.2")}
+	p := &path{
+		e: e, r: r, out: newOutbound(e, 1), in: newInbound(e), sink: sink,
+		src: netip.MustParseAddr("10.32.1.2"), dst: netip.MustParseAddr("10.32.2.2"),
+	}
 	rt := new(routes)
 	for _, b := range []string{"10.32.1.0/24", "10.32.2.0/24", "fd00::/64"} {
 		rt.Insert(netip.MustParsePrefix(b), r)
@@ -142,8 +144,10 @@ func TestJoinAfterLoss(t *testing.T) {
 		for lost := range 6 {
 			data := random(6*1000 - 1)
 			v, b := superPacket(p.src, p.dst, proto, 1000, data)
-			want := kernelSegments(t, vnet{flags: v.flags, kind: v.kind, segment: v.segment, sumStart: v.sumStart,
-				sumInStart: v.sumInStart, headers: uint16(len(b) - len(data))}, b)
+			want := kernelSegments(t, vnet{
+				flags: v.flags, kind: v.kind, segment: v.segment, sumStart: v.sumStart,
+				sumInStart: v.sumInStart, headers: uint16(len(b) - len(data)),
+			}, b)
 			want = append(want[:lost:lost], want[lost+1:]...)
 			run, size := p.sealed(v, b)
 			run = append(run[:lost*size:lost*size], run[min((lost+1)*size, len(run)):]...)

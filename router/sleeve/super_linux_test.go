@@ -120,8 +120,10 @@ func TestSuperPacketsCross(t *testing.T) {
 				t.Run(fmt.Sprintf("%d bytes of protocol %d by %d", c.from, c.proto, c.size), func(t *testing.T) {
 					data := random(c.from)
 					v, p := superPacket(c.src, c.dst, c.proto, c.size, data)
-					want := kernelSegments(t, vnet{flags: v.flags, kind: v.kind, segment: v.segment, sumStart: v.sumStart,
-						sumInStart: v.sumInStart, headers: uint16(len(p) - len(data))}, p)
+					want := kernelSegments(t, vnet{
+						flags: v.flags, kind: v.kind, segment: v.segment, sumStart: v.sumStart,
+						sumInStart: v.sumInStart, headers: uint16(len(p) - len(data)),
+					}, p)
 					a.write(v, p)
 					writes := 0
 					for i := 0; i < len(want); {

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"weft/prog/control"
 	"weft/test/netlab"
 )
@@ -46,7 +48,8 @@ func On(h *netlab.Host, p Programs) *Machine { return &Machine{Host: h, Programs
 // State is the daemon's state directory.
 func (m *Machine) State() string { return filepath.Join(m.Dir(), "state") }
 
-func (m *Machine) socket() string { return filepath.Join(m.Dir(), "weft.sock") }
+// Socket is where the daemon is asked.
+func (m *Machine) Socket() string { return filepath.Join(m.Dir(), "weft.sock") }
 
 // Up starts the daemon with `weft up`.
 func (m *Machine) Up(args ...string) error { return m.UpEnv(nil, args...) }
@@ -61,7 +64,7 @@ func (m *Machine) UpEnv(env []string, args ...string) error {
 }
 
 func (m *Machine) upArgs(args []string) []string {
-	return append([]string{"up", "--name", m.Name(), "--state", m.State(), "--socket", m.socket()}, args...)
+	return append([]string{"up", "--name", m.Name(), "--state", m.State(), "--socket", m.Socket()}, args...)
 }
 
 // Found starts the daemon as founder and returns the token of the join line that it prints.
@@ -116,11 +119,18 @@ func (m *Machine) KillWire(ctx context.Context) error {
 	if pid == 0 {
 		return fmt.Errorf("no wire runs on %s", m)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	// A process that ends lets go of its command line before its sockets; its pidfd is readable after both.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("kill wire of %s: %w", m, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		return fmt.Errorf("kill wire of %s: %w", m, err)
 	}
 	return Poll(ctx, func() error {
-		if m.Wire() == pid {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, _ := unix.Poll(poll, 0); n == 0 {
 			return fmt.Errorf("the wire of %s still runs", m)
 		}
 		return nil
@@ -130,7 +140,7 @@ func (m *Machine) KillWire(ctx context.Context) error {
 // CLI runs a command as a person on that machine would, and returns what it printed on stdout. The error holds its
 // words.
 func (m *Machine) CLI(args ...string) (string, error) {
-	c := m.Command(m.Weft, args...).Env("WEFT_SOCKET="+m.socket(), "WEFT_STATE="+m.State()).Quiet()
+	c := m.Command(m.Weft, args...).Env("WEFT_SOCKET="+m.Socket(), "WEFT_STATE="+m.State()).Quiet()
 	err := c.Run()
 	return c.Stdout(), err
 }

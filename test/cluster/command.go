@@ -23,7 +23,7 @@ func (m *Machine) Type(args ...string) Result { return m.TypeEnv(nil, args...) }
 
 // TypeEnv is Type with more environment variables.
 func (m *Machine) TypeEnv(env []string, args ...string) Result {
-	c := m.Command(m.Weft, args...).Env("WEFT_SOCKET="+m.socket(), "WEFT_STATE="+m.State()).Env(env...).Quiet()
+	c := m.Command(m.Weft, args...).Env("WEFT_SOCKET="+m.Socket(), "WEFT_STATE="+m.State()).Env(env...).Quiet()
 	if err := c.Start(); err != nil {
 		return Result{Stderr: err.Error(), Code: -1}
 	}

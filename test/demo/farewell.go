@@ -11,7 +11,7 @@ import (
 // showEnd prints what the first host says of the cluster, and what to try next.
 func (d *demo) showEnd(took time.Duration) error {
 	d.title("weft status on host a")
-	out, err := d.machines[0].cli("status")
+	out, err := d.machines[0].CLI("status")
 	if err != nil {
 		return err
 	}
@@ -35,12 +35,12 @@ func (d *demo) showKept() {
 	a := d.machines[0]
 	t := &table{}
 	t.add("a shell on host a", "nsenter --net="+a.Path())
-	t.add("weft on host a", fmt.Sprintf("WEFT_SOCKET=%s nsenter --net=%s %s status", a.socket(), a.Path(), d.weft))
+	t.add("weft on host a", fmt.Sprintf("WEFT_SOCKET=%s nsenter --net=%s %s status", a.Socket(), a.Path(), d.weft))
 	if len(a.pods) > 0 {
 		t.add("a shell in pod "+a.pods[0].Name(), "nsenter --net="+a.pods[0].Path())
 	}
-	if last := d.machines[len(d.machines)-1]; len(a.pods) > 0 && len(last.pods) > 0 && len(last.pods[0].addrs) > 0 {
-		t.add("a page from another machine", fmt.Sprintf("nsenter --net=%s %s get %s", a.pods[0].Path(), d.probe, webURL(last.pods[0].addrs[0])))
+	if last := d.machines[len(d.machines)-1]; len(a.pods) > 0 && len(last.pods) > 0 && len(last.pods[0].Addrs) > 0 {
+		t.add("a page from another machine", fmt.Sprintf("nsenter --net=%s %s get %s", a.pods[0].Path(), d.probe, webURL(last.pods[0].Addrs[0])))
 	}
 	t.add("logs", a.Lab().Dir()+"/*/*.err")
 	t.add("remove it", "make demo-clean")
@@ -51,15 +51,13 @@ func (d *demo) showKept() {
 func (d *demo) showFailure() {
 	const lines = 25
 	for _, m := range d.machines {
-		if m.daemon == nil {
+		if m.Daemon == nil {
 			continue
 		}
 		d.title("last log lines on host " + m.Name())
-		d.line("%s", indent(netlab.Tail(strings.TrimSpace(m.daemon.Stdout()+m.daemon.Stderr()), lines)))
-		if m.weft != "" {
-			if out, err := m.cli("status"); err == nil {
-				d.line("%s", indent(out))
-			}
+		d.line("%s", indent(netlab.Tail(strings.TrimSpace(m.Daemon.Stdout()+m.Daemon.Stderr()), lines)))
+		if out, err := m.CLI("status"); err == nil {
+			d.line("%s", indent(out))
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 func (d *demo) ends() (pods, hosts []end) {
 	for _, m := range d.machines {
 		for _, p := range m.pods {
-			pods = append(pods, end{p.Host, p.Name(), p.addrs, true})
+			pods = append(pods, end{p.Host, p.Name(), p.Addrs, true})
 		}
 		hosts = append(hosts, end{m.Host, m.Name(), m.overlay, false})
 	}
@@ -230,7 +230,7 @@ func (d *demo) throughput(context.Context) (string, error) {
 	var r struct {
 		Mbps float64 `json:"mbit_per_s"`
 	}
-	target := netip.AddrPortFrom(to.addrs[0], sinkPort).String()
+	target := netip.AddrPortFrom(to.Addrs[0], sinkPort).String()
 	out, err := from.Exec(d.probe, "stream", "-json", "-for", d.stream.String(), target)
 	if err != nil {
 		return "", err

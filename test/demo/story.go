@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"weft/test/cluster"
 	"weft/test/netlab"
 )
 
@@ -13,6 +14,7 @@ const (
 	podsPerHost = 2
 	webPort     = 80 // which webURL need not say
 	sinkPort    = 5001
+	stepTimeout = 20 * time.Second
 )
 
 // demo plays the story once.
@@ -92,7 +94,9 @@ func (d *demo) chapter(ctx context.Context, steps ...step) error {
 func (d *demo) build(context.Context) (string, error) {
 	sites := netlab.ThreeSites(d.lab)
 	for _, h := range sites.Hosts() {
-		d.machines = append(d.machines, &machine{Host: h, weft: d.weft})
+		m := cluster.On(h, cluster.Programs{Weft: d.weft, Probe: d.probe})
+		m.Keep = d.keep
+		d.machines = append(d.machines, &machine{Machine: m})
 	}
 	d.internet = sites.Internet
 	return "", nil
@@ -101,7 +105,7 @@ func (d *demo) build(context.Context) (string, error) {
 // found starts the first daemon and reads the join line that it prints.
 func (d *demo) found(ctx context.Context) (string, error) {
 	a := d.machines[0]
-	if err := a.up(d.keep, "--init"); err != nil {
+	if err := a.Up("--init"); err != nil {
 		return "", err
 	}
 	_, err := a.waitReady(ctx, 1)
@@ -111,12 +115,12 @@ func (d *demo) found(ctx context.Context) (string, error) {
 // join types the line that the founder printed on all other machines at once.
 func (d *demo) join(ctx context.Context) (string, error) {
 	a := d.machines[0]
-	line, err := a.daemon.WaitOutput(ctx, `weft up --join (weft1[a-z2-7]+)`)
+	line, err := a.Daemon.WaitOutput(ctx, `weft up --join (weft1[a-z2-7]+)`)
 	if err != nil {
 		return "", err
 	}
 	for _, m := range d.machines[1:] {
-		if err := m.up(d.keep, "--join", line[1]); err != nil {
+		if err := m.Up("--join", line[1]); err != nil {
 			return "", err
 		}
 	}
@@ -144,7 +148,7 @@ func (d *demo) attach(context.Context) (string, error) {
 	for _, m := range d.machines {
 		for i := range podsPerHost {
 			start := time.Now()
-			if _, err := m.attach(fmt.Sprint(i + 1)); err != nil {
+			if err := m.attach(fmt.Sprint(i + 1)); err != nil {
 				return "", err
 			}
 			slowest = max(slowest, time.Since(start))
@@ -168,7 +172,7 @@ func (d *demo) serve(ctx context.Context) (string, error) {
 			if err != nil {
 				return "", err
 			}
-			p.serve, all = c, append(all, c)
+			all = append(all, c)
 		}
 	}
 	c, err := start(d.internet, "the outside")

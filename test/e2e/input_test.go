@@ -82,7 +82,7 @@ func TestBadInputIsRefusedInWords(t *testing.T) {
 	s.must(err)
 	first := m.Daemon
 	s.must(m.Up())
-	s.givesUp(m, control.ExitFailed, "in use")
+	s.givesUp(m, control.ExitFailed, "already running", "--state")
 	m.Daemon = first
 	_, err = m.WaitReady(s.within(5*time.Second), 1)
 	s.must(err)

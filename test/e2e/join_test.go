@@ -25,6 +25,7 @@ func TestMachinesJoinInAnyOrder(t *testing.T) {
 
 // With two members the founder's vote is needed; with three, any two admit a fourth.
 func TestQuorumDecidesWhoJoins(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	d := s.site("d", 4)
 	s.machines = s.machines[:2]

@@ -30,7 +30,9 @@ func TestDaemonDiesUnderLoad(t *testing.T) {
 	if now := s.a.Wire(); now != wire {
 		s.Errorf("the wire was process %d and is %d", wire, now)
 	}
-	if lost, text := flood(); lost != 0 {
+	lost, text := flood()
+	t.Logf("daemon killed and stopped: %s", text)
+	if lost != 0 {
 		s.Errorf("lost %d packets: %s", lost, text)
 	}
 	s.sealed(watch)
@@ -48,6 +50,7 @@ func TestWireDiesUnderLoad(t *testing.T) {
 	s.must(s.a.KillWire(s.within(5 * time.Second)))
 	s.whole()
 	lost, text := flood()
+	t.Logf("wire killed: %s", text)
 	if lost == 0 {
 		s.Error("nothing was lost: was the wire killed at all?")
 	}
@@ -58,30 +61,34 @@ func TestWireDiesUnderLoad(t *testing.T) {
 	s.sealed(watch)
 }
 
-// Everything is stopped, wires too, and started again in another order: every pod keeps its address.
+// Everything is stopped, wires too, and started again in one order and another: every pod keeps its address.
 func TestColdStartKeepsAddresses(t *testing.T) {
 	s := tell(t)
 	s.form()
 	pods := s.pods()
 	s.connected(pods)
 	watch := s.watch(s.pools()...)
-	for _, m := range s.machines {
-		s.must(m.Kill())
-		s.must(m.KillWire(s.within(5 * time.Second)))
-	}
-	for i := range s.machines {
-		s.must(s.machines[len(s.machines)-1-i].Up())
-	}
-	s.whole()
-	for _, p := range pods {
-		before := fmt.Sprint(p.Addrs)
-		s.must(p.Attach())
-		if after := fmt.Sprint(p.Addrs); after != before {
-			s.Errorf("%s had %s and has %s", p, before, after)
+	for _, order := range [][]int{{2, 1, 0}, {1, 0, 2}, {0, 1, 2}} {
+		for _, m := range s.machines {
+			s.must(m.Kill())
+			s.must(m.KillWire(s.within(5 * time.Second)))
 		}
+		began := time.Now()
+		for _, i := range order {
+			s.must(s.machines[i].Up())
+		}
+		s.whole()
+		s.took(fmt.Sprintf("cold start in the order %v", order), began)
+		for _, p := range pods {
+			before := fmt.Sprint(p.Addrs)
+			s.must(p.Attach())
+			if after := fmt.Sprint(p.Addrs); after != before {
+				s.Errorf("%s had %s and has %s", p, before, after)
+			}
+		}
+		s.connected(pods)
+		s.distinct()
 	}
-	s.connected(pods)
-	s.distinct()
 	s.sealed(watch)
 }
 

@@ -22,6 +22,7 @@ func (s *story) pools() []netip.Prefix {
 // A cut of 20 s between one machine and the others: pods are attached on both sides meanwhile, the halves find each other
 // by themselves within 30 s of the cut's end, and no address was given twice.
 func TestSplitHealsByItself(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.form()
 	pods := s.pods()
@@ -57,6 +58,7 @@ func TestSplitHealsByItself(t *testing.T) {
 // What one machine sends to another is lost, and nothing else: both say so, the third is not touched, and it heals by
 // itself.
 func TestOneWayCutHealsByItself(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.form()
 	pods := s.pods()
@@ -91,6 +93,7 @@ func TestOneWayCutHealsByItself(t *testing.T) {
 
 // Every cable is pulled: machines without any network keep serving their own pods, and find each other when it is back.
 func TestAllCablesPulled(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.form()
 	pods := s.pods()

@@ -184,6 +184,20 @@ func (h *Host) nft() (*nftables.Conn, error) {
 	return nftables.New(nftables.WithNetNSFd(int(h.ns.Fd())))
 }
 
+// changeTable makes one transaction of what change adds to the lab's table on the host, which is there by then.
+func (h *Host) changeTable(change func(conn *nftables.Conn, f *filter) error) error {
+	conn, err := h.nft()
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock() // not before the table is made
+	if err := change(conn, h.ensureTable(conn)); err != nil {
+		return err
+	}
+	return conn.Flush()
+}
+
 // ensureTable makes the lab's table on the host; h.mu is held.
 func (h *Host) ensureTable(conn *nftables.Conn) *filter {
 	if h.filter == nil {
@@ -198,45 +212,41 @@ func (h *Host) ensureTable(conn *nftables.Conn) *filter {
 
 func (h *Host) addDrops(rules []Drop) (cutPart, error) {
 	part := cutPart{host: h}
-	conn, err := h.nft()
-	if err != nil {
-		return part, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f := h.ensureTable(conn)
-	f.n++
-	chain := func(name string, hook *nftables.ChainHook) *nftables.Chain {
-		c := conn.AddChain(&nftables.Chain{
-			Name: name + strconv.Itoa(f.n), Table: f.table, Type: nftables.ChainTypeFilter,
-			Hooknum: hook, Priority: nftables.ChainPriorityRaw,
-		})
-		part.chains = append(part.chains, c)
-		return c
-	}
-	var in, out *nftables.Chain
-	for _, r := range rules {
-		var c *nftables.Chain
-		if r.Out == "" {
-			if in == nil {
-				in = chain("in", nftables.ChainHookPrerouting)
+	err := h.changeTable(func(conn *nftables.Conn, f *filter) error {
+		f.n++
+		chain := func(name string, hook *nftables.ChainHook) *nftables.Chain {
+			c := conn.AddChain(&nftables.Chain{
+				Name: name + strconv.Itoa(f.n), Table: f.table, Type: nftables.ChainTypeFilter,
+				Hooknum: hook, Priority: nftables.ChainPriorityRaw,
+			})
+			part.chains = append(part.chains, c)
+			return c
+		}
+		var in, out *nftables.Chain
+		for _, r := range rules {
+			var c *nftables.Chain
+			if r.Out == "" {
+				if in == nil {
+					in = chain("in", nftables.ChainHookPrerouting)
+				}
+				c = in
+			} else {
+				if out == nil {
+					out = chain("out", nftables.ChainHookPostrouting)
+				}
+				c = out
 			}
-			c = in
-		} else {
-			if out == nil {
-				out = chain("out", nftables.ChainHookPostrouting)
+			all, err := r.expressions()
+			if err != nil {
+				return err
 			}
-			c = out
+			for _, e := range all {
+				conn.AddRule(&nftables.Rule{Table: f.table, Chain: c, Exprs: e})
+			}
 		}
-		all, err := r.expressions()
-		if err != nil {
-			return part, err
-		}
-		for _, e := range all {
-			conn.AddRule(&nftables.Rule{Table: f.table, Chain: c, Exprs: e})
-		}
-	}
-	return part, conn.Flush()
+		return nil
+	})
+	return part, err
 }
 
 // expressions are the nftables rules of one Drop: one for each pair of source and destination.

@@ -36,43 +36,38 @@ func (h *Host) NAT(out string, kind NATKind) {
 }
 
 func (h *Host) nat(out string, kind NATKind) error {
-	conn, err := h.nft()
-	if err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t := h.ensureTable(conn).table
-	src := conn.AddChain(&nftables.Chain{
-		Name: "srcnat-" + out, Table: t, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
-	conn.AddRule(&nftables.Rule{Table: t, Chain: src, Exprs: append(append(device(expr.MetaKeyOIFNAME, out), isIPv4()...),
-		&expr.Masq{FullyRandom: kind == Symmetric})})
-	// An unasked packet must not even reach the router's own input: a conntrack entry of it would take the port that a
-	// punched hole needs.
-	for name, hook := range map[string]*nftables.ChainHook{"input-": nftables.ChainHookInput, "forward-": nftables.ChainHookForward} {
-		c := conn.AddChain(&nftables.Chain{
-			Name: name + out, Table: t, Type: nftables.ChainTypeFilter,
-			Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+	return h.changeTable(func(conn *nftables.Conn, f *filter) error {
+		src := conn.AddChain(&nftables.Chain{
+			Name: "srcnat-" + out, Table: f.table, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 		})
-		rule := append(device(expr.MetaKeyIIFNAME, out),
-			&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, // neighbour discovery is untracked, so neither new nor invalid
-			&expr.Bitwise{
-				SourceRegister: 1, DestRegister: 1, Len: 4,
-				Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW | expr.CtStateBitINVALID), Xor: make([]byte, 4),
-			},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
-			&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, // what a port forward let in
-			&expr.Bitwise{
-				SourceRegister: 1, DestRegister: 1, Len: 4,
-				Mask: binaryutil.NativeEndian.PutUint32(ipsDstNAT), Xor: make([]byte, 4),
-			},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
-			&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
-		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: rule})
-	}
-	return conn.Flush()
+		conn.AddRule(&nftables.Rule{Table: f.table, Chain: src, Exprs: append(append(device(expr.MetaKeyOIFNAME, out), isIPv4()...),
+			&expr.Masq{FullyRandom: kind == Symmetric})})
+		// An unasked packet must not even reach the router's own input: a conntrack entry of it would take the port that a
+		// punched hole needs.
+		for name, hook := range map[string]*nftables.ChainHook{"input-": nftables.ChainHookInput, "forward-": nftables.ChainHookForward} {
+			c := conn.AddChain(&nftables.Chain{
+				Name: name + out, Table: f.table, Type: nftables.ChainTypeFilter,
+				Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+			})
+			rule := append(device(expr.MetaKeyIIFNAME, out),
+				&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, // neighbour discovery is untracked, so neither new nor invalid
+				&expr.Bitwise{
+					SourceRegister: 1, DestRegister: 1, Len: 4,
+					Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW | expr.CtStateBitINVALID), Xor: make([]byte, 4),
+				},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+				&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, // what a port forward let in
+				&expr.Bitwise{
+					SourceRegister: 1, DestRegister: 1, Len: 4,
+					Mask: binaryutil.NativeEndian.PutUint32(ipsDstNAT), Xor: make([]byte, 4),
+				},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
+				&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
+			conn.AddRule(&nftables.Rule{Table: f.table, Chain: c, Exprs: rule})
+		}
+		return nil
+	})
 }
 
 // ipsDstNAT is IPS_DST_NAT of conntrack: the connection's destination was rewritten.
@@ -89,25 +84,20 @@ func (h *Host) portForward(in, proto string, port uint16, to netip.AddrPort) err
 		return fmt.Errorf("%v is not IPv4", to)
 	}
 	l4 := map[string]byte{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP}[proto]
-	conn, err := h.nft()
-	if err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t := h.ensureTable(conn).table
-	dst := conn.AddChain(&nftables.Chain{
-		Name: "dstnat-" + in, Table: t, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	return h.changeTable(func(conn *nftables.Conn, f *filter) error {
+		dst := conn.AddChain(&nftables.Chain{
+			Name: "dstnat-" + in, Table: f.table, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+		})
+		rule := append(append(device(expr.MetaKeyIIFNAME, in), isIPv4()...),
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal([]byte{l4}),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, equal(binaryutil.BigEndian.PutUint16(port)),
+			&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(to.Port())},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2})
+		conn.AddRule(&nftables.Rule{Table: f.table, Chain: dst, Exprs: rule})
+		return nil
 	})
-	rule := append(append(device(expr.MetaKeyIIFNAME, in), isIPv4()...),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal([]byte{l4}),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, equal(binaryutil.BigEndian.PutUint16(port)),
-		&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
-		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(to.Port())},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2})
-	conn.AddRule(&nftables.Rule{Table: t, Chain: dst, Exprs: rule})
-	return conn.Flush()
 }
 
 func isIPv4() []expr.Any {
