@@ -107,7 +107,7 @@ func (d *daemon) makeCluster(ctx context.Context, r control.InitRequest) (contro
 	default:
 		m.items = append(m.items, inv.Raw())
 	}
-	if err := d.state.write(fileMembership, m.append(nil)); err != nil {
+	if err := m.admit(d.state); err != nil {
 		return control.InitReply{}, err
 	}
 	d.log.Info("cluster made", "cluster", clusterName(m.cluster), "name", name)

@@ -85,7 +85,7 @@ func (d *daemon) joinCluster(ctx context.Context, r control.JoinRequest) (contro
 	if err := d.checkJoined(ctx, m, r.AcceptOverlap || d.cfg.AcceptOverlap); err != nil {
 		return control.JoinReply{}, err
 	}
-	if err := d.state.write(fileMembership, m.append(nil)); err != nil {
+	if err := m.admit(d.state); err != nil {
 		return control.JoinReply{}, err
 	}
 	d.log.Info("cluster joined", "cluster", clusterName(m.cluster), "name", name, "endpoint", result.Endpoint)

@@ -52,6 +52,7 @@ func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.Lea
 	if err != nil && !r.Purge {
 		return reply, err
 	}
+	keep := ""
 	if n != nil {
 		if claims := n.ring.Claims(); len(claims) > 0 {
 			return reply, &control.Error{
@@ -60,6 +61,15 @@ func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.Lea
 			}
 		}
 		reply.Notes = n.sayGoodbye(ctx)
+		if n.rootGoes() {
+			keep = keptRoot(n.member.cluster)
+			note := "This machine held the cluster's root key, which now is " + d.state.file(keep) +
+				". Whoever has it as root.key can name issuers: put it on another member."
+			if r.Purge {
+				note = "This machine held the cluster's root key, and it goes too: nobody can name another issuer."
+			}
+			reply.Notes = append(reply.Notes, note)
+		}
 		d.stopAttached(ctx, n)
 	}
 	d.finish("weft leave", func(ctx context.Context) error {
@@ -70,7 +80,7 @@ func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.Lea
 		if n != nil {
 			err = errors.Join(err, n.router.Down(ctx))
 		}
-		return errors.Join(err, d.state.forget())
+		return errors.Join(err, d.state.forget(keep))
 	})
 	return reply, nil
 }
@@ -92,6 +102,9 @@ func (n *node) sayGoodbye(ctx context.Context) (notes []string) {
 	}
 	return notes
 }
+
+// rootGoes reports whether the root key of a cluster that lives on is on this machine.
+func (n *node) rootGoes() bool { return !n.root.IsZero() && len(n.mesh.Peers()) > 0 }
 
 // stopAttached stops the wire through the attachment that there is; what that misses, stopWire finds.
 func (d *daemon) stopAttached(ctx context.Context, n *node) {

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 
 	"weft/crypto/identity"
 	"weft/crypto/tlv"
+	"weft/ipam"
 	"weft/mesh/join"
 	"weft/mesh/peer"
 )
@@ -182,5 +184,22 @@ func loadMembership(s *stateDir) (*membership, identity.Key, error) {
 	if err := m.certificate.Verify(m.cluster.Root); err != nil {
 		return nil, identity.Key{}, err
 	}
+	if _, err := os.Stat(s.file(fileDB)); err != nil {
+		// A node that forgot what it gave and lent would do so again: without its book it is another node.
+		return nil, identity.Key{}, fmt.Errorf("%s is gone, the book of this node's addresses: move %s away and join as a "+
+			"new node", s.file(fileDB), s.path)
+	}
 	return m, key, nil
+}
+
+// admit makes this state a member's: the book of addresses first, because a membership without one is a lost book.
+func (m *membership) admit(s *stateDir) error {
+	book, err := ipam.OpenBolt(s.file(fileDB))
+	if err != nil {
+		return err
+	}
+	if err := book.Close(); err != nil {
+		return fmt.Errorf("make the book of addresses: %w", err)
+	}
+	return s.write(fileMembership, m.append(nil))
 }

@@ -89,7 +89,7 @@ func TestLoadMembership(t *testing.T) {
 	if got, _, err := loadMembership(s); got != nil || err != nil {
 		t.Errorf("an empty state: %v, %v", got, err)
 	}
-	if err := s.write(fileMembership, m.append(nil)); err != nil {
+	if err := m.admit(s); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := loadMembership(s); err == nil {

@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"weft/mesh/peer"
 	"weft/prog/control"
 )
 
@@ -32,7 +34,7 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 	if err != nil {
 		return err
 	}
-	info, err := n.find(r.Peer)
+	info, to, err := n.target(r.Peer)
 	if err != nil {
 		return err
 	}
@@ -40,14 +42,6 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 	if !ok {
 		return &control.Error{Code: control.NotReady, Message: "this node has no address of its own yet", Cause: n.ring.Status().Reason}
 	}
-	rec, _ := n.mesh.Record(info.ID)
-	if len(rec.Hosts) == 0 {
-		return &control.Error{
-			Code: control.NotReady, Message: n.peerName(info.ID) + " has told no address of its own yet",
-			Hint: "Try: weft peer show " + n.peerName(info.ID),
-		}
-	}
-	to := rec.Hosts[0]
 	from := own.V4
 	if to.Is6() {
 		from = own.V6
@@ -99,6 +93,34 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 		}
 	}
 	return nil
+}
+
+// target is the member that a person means, by name, ID or an address of its blocks, and what to probe: that address, or
+// the machine's own.
+func (n *node) target(word string) (peer.Info, netip.Addr, error) {
+	if addr, err := netip.ParseAddr(word); err == nil {
+		for id, blocks := range n.ring.Blocks() {
+			if slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Contains(addr) }) {
+				info, _ := n.mesh.Peer(id)
+				return info, addr, nil
+			}
+		}
+		return peer.Info{}, addr, &control.Error{
+			Code: control.NotFound, Message: addr.String() + " is in no member's block", Hint: "Try: weft ip ring",
+		}
+	}
+	info, err := n.find(word)
+	if err != nil {
+		return info, netip.Addr{}, err
+	}
+	rec, _ := n.mesh.Record(info.ID)
+	if len(rec.Hosts) == 0 {
+		return info, netip.Addr{}, &control.Error{
+			Code: control.NotReady, Message: n.peerName(info.ID) + " has told no address of its own yet",
+			Hint: "Try: weft peer show " + n.peerName(info.ID),
+		}
+	}
+	return info, rec.Hosts[0], nil
 }
 
 // pinger sends echo requests on one raw socket.

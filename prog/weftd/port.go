@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"weft/router/sleeve"
 )
@@ -30,8 +31,33 @@ func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error)
 	return ln.(*net.TCPListener), nil
 }
 
+// A process that was just killed holds its ports for a moment longer, and nobody is found who has them.
+const (
+	portPatience = time.Second
+	portAgain    = 20 * time.Millisecond
+)
+
 // checkPort sees whether the weft port can be opened, by opening it; a wire that listens at socket may have it.
 func checkPort(ctx context.Context, at netip.AddrPort, socket string) error {
+	for began := time.Now(); ; {
+		err := tryPort(ctx, at, socket)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Since(began) > portPatience {
+			return err
+		}
+		_, udp := portHolder("udp", at.Port())
+		_, tcp := portHolder("tcp", at.Port())
+		if udp || tcp {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(portAgain):
+		}
+	}
+}
+
+func tryPort(ctx context.Context, at netip.AddrPort, socket string) error {
 	fail := func(network string, err error) error {
 		if p, ok := portHolder(network, at.Port()); ok && p.wire && slices.Contains(p.args, socket) && errors.Is(err, syscall.EADDRINUSE) {
 			return nil

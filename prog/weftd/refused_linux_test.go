@@ -1,6 +1,7 @@
 package weftd
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -132,6 +133,12 @@ func TestStateNobodyCanUse(t *testing.T) {
 		if !regexp.MustCompile(c.want).MatchString(got) {
 			t.Errorf("%s: %s", name, got)
 		}
+	}
+	if err := errors.Join(os.WriteFile(file, good, 0o600), os.Rename(filepath.Join(m.state(), fileDB), file+".away")); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.refused(m.command()); !strings.Contains(got, "weft.db is gone, the book of this node's addresses") {
+		t.Errorf("lost book: %s", got)
 	}
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)

@@ -170,11 +170,21 @@ func (s *stateDir) sync() error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// forget wipes this life: what is left is a folder as before the first start, except for logs.
-func (s *stateDir) forget() error {
+// forget wipes this life: what is left is a folder as before the first start, except for logs, and for the root key of a
+// cluster that lives on without this node: that is kept under the cluster's name.
+func (s *stateDir) forget(keepRoot string) error {
+	var kept error
+	if keepRoot != "" {
+		if kept = os.Rename(s.file(fileRoot), s.file(keepRoot)); kept != nil {
+			return stateError(s.path, "keep the root key in", kept)
+		}
+	}
 	life, _ := stateFiles()
 	return s.remove(life...)
 }
+
+// keptRoot is what the root key of a cluster that this node left is called.
+func keptRoot(c *identity.Cluster) string { return fileRoot + "." + clusterName(c)[:8] }
 
 // purge removes all that is weft's, and the folder. What is not weft's stays, the folder with it, and is named.
 func (s *stateDir) purge() error {

@@ -148,8 +148,11 @@ func TestForgetAndPurge(t *testing.T) {
 			}
 		}
 	}
-	if err := s.forget(); err != nil {
+	if err := s.forget("root.key.c1"); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := s.read("root.key.c1"); err != nil {
+		t.Errorf("the root key of a cluster that lives on is not kept: %v", err)
 	}
 	for _, name := range life {
 		if _, err := s.read(name); !errors.Is(err, errNoState) {

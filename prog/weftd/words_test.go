@@ -224,7 +224,7 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	if c := find("membership"); c.State != control.CheckOK || !strings.HasPrefix(c.Reason, "none yet") {
 		t.Errorf("no membership: %+v", c)
 	}
-	if err := errors.Join(s.write(fileMembership, m.append(nil)), s.writeKey(fileIdentity, key.Signer())); err != nil {
+	if err := errors.Join(m.admit(s), s.writeKey(fileIdentity, key.Signer())); err != nil {
 		t.Fatal(err)
 	}
 	if c := find("membership"); c.State != control.CheckOK || c.Reason != "alpha in cluster "+clusterName(m.cluster) {
