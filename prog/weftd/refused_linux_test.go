@@ -140,6 +140,9 @@ func TestStateNobodyCanUse(t *testing.T) {
 	if got := m.refused(m.command()); !strings.Contains(got, "weft.db is gone, the book of this node's addresses") {
 		t.Errorf("lost book: %s", got)
 	}
+	if err := os.Rename(file+".away", filepath.Join(m.state(), fileDB)); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
