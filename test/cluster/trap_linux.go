@@ -59,7 +59,7 @@ func SpringTrap() {
 	_ = os.Unsetenv(trapEnv)
 	err := springTrap(path, os.Args[1:])
 	fmt.Fprintln(os.Stderr, "trap:", err)
-	os.Exit(1)
+	os.Exit(1) //nolint:forbidigo // this process was to become another program and cannot be a test instead
 }
 
 func springTrap(path string, argv []string) error {
@@ -182,7 +182,7 @@ type seccompResp struct {
 // serve answers the kernel until no process has the filter any more.
 func (t *Trap) serve() {
 	fd := int(t.listener.Fd())
-	defer t.listener.Close()
+	defer func() { _ = t.listener.Close() }() // nobody is left to be told
 	for {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(poll, -1); err != nil && !errors.Is(err, unix.EINTR) {

@@ -32,7 +32,7 @@ const (
 // Every command does what it says, exits as it should, prints results on stdout and words on stderr.
 func TestCommandLineContract(t *testing.T) {
 	s := tell(t)
-	away := s.site("away", 4) // where no daemon runs
+	away := s.site("away") // where no daemon runs
 	token := s.founded()
 	s.must(s.b.Up("--join", token))
 	s.must(s.c.Up())

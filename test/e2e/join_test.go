@@ -27,7 +27,7 @@ func TestMachinesJoinInAnyOrder(t *testing.T) {
 func TestQuorumDecidesWhoJoins(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := tell(t)
-	d := s.site("d", 4)
+	d := s.site("d")
 	s.machines = s.machines[:2]
 	s.form()
 	token, err := s.b.CLI("token", "create")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -149,7 +150,7 @@ func (s *story) chatter(pods []*cluster.Pod, outside ...netip.Addr) (quiet func(
 		to := outside
 		for _, q := range pods {
 			if p != q {
-				to = append(to[:len(to):len(to)], q.Addrs...)
+				to = append(slices.Clip(to), q.Addrs...)
 			}
 		}
 		for _, a := range to {

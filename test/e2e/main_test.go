@@ -66,9 +66,9 @@ func tell(t *testing.T) *story {
 	return s
 }
 
-// site adds a fourth machine, or a fifth.
-func (s *story) site(name string, n int) *cluster.Machine {
-	h, _ := s.sites.Site(s.lab, name, n)
+// site adds a fourth machine.
+func (s *story) site(name string) *cluster.Machine {
+	h, _ := s.sites.Site(s.lab, name, 4)
 	m := cluster.On(h, programs)
 	s.machines = append(s.machines, m)
 	return m

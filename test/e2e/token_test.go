@@ -13,7 +13,7 @@ import (
 // A token that is no good says why, each in a sentence of its own, and lets nobody in.
 func TestEachBadTokenHasItsSentence(t *testing.T) {
 	s := tell(t)
-	d := s.site("d", 4)
+	d := s.site("d")
 	good := s.founded()
 	s.machines = s.machines[:1]
 	for _, m := range []*cluster.Machine{s.b, s.c, d} {

@@ -138,7 +138,7 @@ func TestVersionsMix(t *testing.T) {
 	s := tell(t)
 	older := s.a.Weft
 	s.c.Weft = newer
-	d := s.site("d", 4)
+	d := s.site("d")
 	s.machines = s.machines[:3]
 	s.form()
 	pods := s.pods()
