@@ -47,6 +47,7 @@ func (e *exposition) add(m metric, value float64, labels ...string) {
 		text := strings.ToValidUTF8(labels[i], "\uFFFD") // names come from other nodes
 		pairs[i] = name + `="` + escapeLabel.Replace(text) + `"`
 	}
+	slices.Sort(pairs) // by name, as other exporters do: some readers compare the text
 	line := m.name
 	if len(pairs) > 0 {
 		line += "{" + strings.Join(pairs, ",") + "}"

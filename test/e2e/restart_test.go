@@ -97,7 +97,7 @@ var floodReport = regexp.MustCompile(`sent (\d+), received (\d+), lost (\d+)`)
 // flood sends 1,000 packets a second in the background; the function waits for its end and tells how many were lost.
 func (s *story) flood(from *netlab.Host, to string, d time.Duration) func() (lost int, report string) {
 	s.Helper()
-	c := from.Command(programs.Probe, "flood", "-rate", "1000", "-for", d.String(), to).Quiet()
+	c := from.Command(programs.Probe, "flood", "-rate", "1000", "-for", d.String(), "-w", "5s", to).Quiet()
 	s.must(c.Start())
 	return func() (int, string) {
 		s.Helper()
