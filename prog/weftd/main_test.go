@@ -3,6 +3,7 @@ package weftd
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -85,20 +86,25 @@ func up(settings []string) int {
 	return 0
 }
 
-// hold keeps a port until it is killed.
+// hold keeps a port until it is ended.
 func hold(network, address string) int {
+	var held io.Closer
 	var err error
 	if network == "udp" {
-		_, err = net.ListenPacket(network, address)
+		held, err = net.ListenPacket(network, address)
 	} else {
-		_, err = net.Listen(network, address)
+		held, err = net.Listen(network, address)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stdout, err)
 		return 1
 	}
 	fmt.Fprintln(os.Stdout, "holds")
-	select {}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) // where nothing can happen Go sees a deadlock
+	defer stop()
+	<-ctx.Done()
+	_ = held.Close()
+	return 0
 }
 
 // must is for calls that a test does not expect to fail: must(f())(t).
