@@ -171,7 +171,7 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 			next.hold = min(max(2*was.hold, holdMin), holdMax)
 		}
 	}
-	next.Reason = reason(cands, pick, links)
+	next.Reason = reason(cands, pick)
 	for i, c := range cands {
 		if i < pick {
 			why := links[c.Name].Reason
@@ -188,21 +188,15 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 	return next
 }
 
-func reason(cands []candidate, pick int, links map[string]Link) string {
-	c := cands[pick]
-	var why string
+// reason says why it is this candidate. How its link is, the status tells beside it.
+func reason(cands []candidate, pick int) string {
 	switch {
-	case !c.Sealed:
-		why = "both sides trust the subnets between them (not encrypted)"
+	case !cands[pick].Sealed:
+		return "both sides trust the subnets between them (not encrypted)"
 	case pick == 0:
-		why = "best of those that both sides have"
-	default:
-		why = "best of those that answer"
+		return "best of those that both sides have"
 	}
-	if l := links[c.Name]; !l.Up && l.Reason != "" {
-		why += "; " + l.Reason
-	}
-	return why
+	return "best of those that answer"
 }
 
 func describe(out []Rejection) string {

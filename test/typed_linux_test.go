@@ -245,7 +245,8 @@ func (w *typist) settled() error {
 	for name, st := range ready {
 		up := 0
 		for _, p := range st.Peers {
-			if p.State == control.PeerAlive && p.Path != control.PathNone {
+			// A reader is slower than the first probe, so the pages show its answer.
+			if p.State == control.PeerAlive && p.Path != control.PathNone && p.RTTms > 0 {
 				up++
 			}
 		}

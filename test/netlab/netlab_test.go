@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -129,7 +130,7 @@ func TestDoLeavesNoThreadBehind(t *testing.T) {
 			t.Errorf("%s is in %s, home is %s", task, ns, home)
 		}
 	}
-	if err := h.Do(func() error { t.SkipNow(); return nil }); err == nil {
+	if err := h.Do(func() error { runtime.Goexit(); return nil }); err == nil {
 		t.Error("Goexit inside Do went unnoticed")
 	}
 }
