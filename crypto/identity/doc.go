@@ -8,6 +8,7 @@
 //	                                     │
 //	                                     ├── signs ──> Invitation    the public record of a token
 //	                                     ├── signs ──> Revocation    of an invitation
+//	                                     ├── signs ──> Removal       of a node; a node that leaves signs its own
 //	                                     └── signs ──> Certificate   a joiner's; inside it the Application, which the
 //	                                                                 joiner signed with its node key and the token key
 //

@@ -29,7 +29,7 @@ func fuzzItem(f *testing.F, parse func([]byte) (Item, error), kinds ...string) {
 }
 
 func FuzzParse(f *testing.F) {
-	fuzzItem(f, Parse, "cluster", "delegation", "invitation", "revocation", "application", "founding", "certificate")
+	fuzzItem(f, Parse, "cluster", "delegation", "invitation", "revocation", "application", "founding", "certificate", "removal", "leaving")
 }
 
 func FuzzParseCluster(f *testing.F) {
@@ -54,4 +54,8 @@ func FuzzParseApplication(f *testing.F) {
 
 func FuzzParseCertificate(f *testing.F) {
 	fuzzItem(f, func(b []byte) (Item, error) { return orNil(ParseCertificate(b)) }, "founding", "certificate")
+}
+
+func FuzzParseRemoval(f *testing.F) {
+	fuzzItem(f, func(b []byte) (Item, error) { return orNil(ParseRemoval(b)) }, "removal", "leaving")
 }

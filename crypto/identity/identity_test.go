@@ -52,6 +52,8 @@ type world struct {
 	application *Application
 	founding    *Certificate
 	certificate *Certificate
+	removal     *Removal
+	leaving     *Removal
 }
 
 func newWorld(t testing.TB) *world {
@@ -69,6 +71,8 @@ func newWorld(t testing.TB) *world {
 	w.application = must(Apply(FingerprintOf(w.root.Public()), w.node, w.token, "n4"))
 	w.founding = must(Found(w.root, w.founder, "n1", day))
 	w.certificate = must(by.Certify(w.application, w.invitation, 7, day))
+	w.removal = must(by.Remove(w.node.ID(), Silence, day))
+	w.leaving = must(Leave(w.certificate, w.node, day))
 	return w
 }
 
@@ -76,6 +80,7 @@ func (w *world) items() map[string]Item {
 	return map[string]Item{
 		"cluster": w.cluster, "delegation": w.delegation, "invitation": w.invitation, "revocation": w.revocation,
 		"application": w.application, "founding": w.founding, "certificate": w.certificate,
+		"removal": w.removal, "leaving": w.leaving,
 	}
 }
 
@@ -175,6 +180,7 @@ func TestUnknownFieldsStayUnderTheSignature(t *testing.T) {
 	keys := map[string][]Key{
 		"cluster": {w.root}, "delegation": {w.root}, "invitation": {w.issuer}, "revocation": {w.issuer},
 		"application": {w.node, w.token}, "founding": {w.root}, "certificate": {w.issuer},
+		"removal": {w.issuer}, "leaving": {w.node},
 	}
 	for name, it := range w.items() {
 		rapid.Check(t, func(t *rapid.T) {

@@ -38,6 +38,7 @@ const (
 	KindRevocation  Kind = 4
 	KindApplication Kind = 5
 	KindCertificate Kind = 6
+	KindRemoval     Kind = 7
 )
 
 // String is the noun used in errors.
@@ -55,6 +56,8 @@ func (k Kind) String() string {
 		return "application"
 	case KindCertificate:
 		return "certificate"
+	case KindRemoval:
+		return "removal"
 	}
 	return fmt.Sprintf("item of kind %d", uint8(k))
 }
@@ -75,6 +78,7 @@ var (
 	_ Item = (*Revocation)(nil)
 	_ Item = (*Application)(nil)
 	_ Item = (*Certificate)(nil)
+	_ Item = (*Removal)(nil)
 )
 
 // Parse reads an item of any kind. The error wraps ErrKind when the kind is unknown.
@@ -95,6 +99,8 @@ func Parse(raw []byte) (Item, error) {
 		return orNil(ParseApplication(raw))
 	case KindCertificate:
 		return orNil(ParseCertificate(raw))
+	case KindRemoval:
+		return orNil(ParseRemoval(raw))
 	default:
 		return nil, fmt.Errorf("parse item: %w: %d", ErrKind, uint8(kind))
 	}
