@@ -45,7 +45,7 @@ func (d *delegate) MergeRemoteState(b []byte, _ bool) {
 	switch {
 	case err != nil:
 		d.mesh.count.malformed.Add(1)
-	case from == d.mesh.self || !d.mesh.roster.Has(from):
+	case from == d.mesh.self || !d.mesh.roster.Member(from):
 		d.mesh.count.refused.Add(1)
 	default:
 		d.mesh.takeRecord(b)
@@ -71,7 +71,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	if len(n.Meta) > maxMeta {
 		return errors.New("too much metadata")
 	}
-	if !d.mesh.roster.Has(id) && !d.mesh.admitStranger(id) {
+	if d.mesh.roster.Removed(id) || !d.mesh.roster.Has(id) && !d.mesh.admitStranger(id) {
 		return ErrNotMember
 	}
 	return nil

@@ -3,8 +3,8 @@
 //
 // Four things with different rules live here.
 //
-//	roster      signed facts that only grow (certificates, delegations, invitations, revocations); verified against
-//	            the root before they are kept, saved before they spread
+//	roster      signed facts that only grow (certificates, delegations, invitations, revocations, removals); verified
+//	            against the root before they are kept, saved before they spread. Who was removed is spoken with no more
 //	records     one signed statement per member about itself; the newest epoch wins
 //	replicas    any other state that merges (the address ring); opaque here
 //	rumours     membership by memberlist: who answers; never more than a peer.State, it adds and removes nobody

@@ -11,6 +11,7 @@ import (
 
 	"weft/crypto/tlv"
 	"weft/mesh/peer"
+	"weft/test/corpus"
 )
 
 func FuzzRecord(f *testing.F) {
@@ -111,6 +112,21 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if body, err := readAnswer(bytes.NewReader(b), 100); err == nil && len(body) > 100 {
 			t.Fatalf("%d bytes", len(body))
+		}
+	})
+}
+
+// Whatever items a member hands over, what a roster has of them afterwards verifies and is what its own snapshot makes.
+func FuzzItems(f *testing.F) {
+	s := makeStuff()
+	corpus.Add(f, *update, "removals", tlv.AppendList(tlv.AppendVersion(nil, itemsVersion), itemsList, s.removals))
+	corpus.Add(f, *update, "members", tlv.AppendList(tlv.AppendVersion(nil, itemsVersion), itemsList, s.items))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &Mesh{roster: s.roster(t)}
+		_, _ = m.serveItems(t.Context(), peer.ID{}, b) // tells of the bad ones
+		again, err := newRoster(s.cluster, discard{}, m.roster.Snapshot())
+		if err != nil || !bytes.Equal(again.Digest(), m.roster.Digest()) {
+			t.Fatalf("the roster is not what it says: %v", err)
 		}
 	})
 }

@@ -84,7 +84,7 @@ type entry struct {
 // plan verifies what is new among items. It reads only, under the write lock.
 func (r *Roster) plan(items [][]byte) (plan, error) {
 	p := plan{drop: map[hash]struct{}{}}
-	certificates := map[peer.ID]entry{} // the best new ones
+	certificates, removals := map[peer.ID]entry{}, map[peer.ID]entry{} // the best new ones
 	var errs []error
 	seen := map[hash]struct{}{}
 	forged := 0
@@ -105,18 +105,14 @@ func (r *Roster) plan(items [][]byte) (plan, error) {
 			continue
 		}
 		e := entry{key, raw, item}
-		c, ok := item.(*identity.Certificate)
-		if !ok {
+		switch item := item.(type) {
+		case *identity.Certificate:
+			choose(certificates, r.certificates, item.ID(), item, e)
+		case *identity.Removal:
+			choose(removals, r.removed, item.Node, item, e)
+		default:
 			p.add = append(p.add, e)
-			continue
 		}
-		if best, ok := certificates[c.ID()]; ok && best.item.(*identity.Certificate).Compare(c) <= 0 {
-			continue
-		}
-		if old := r.certificates[c.ID()]; old != nil && old.Compare(c) <= 0 {
-			continue
-		}
-		certificates[c.ID()] = e
 	}
 	for id, e := range certificates {
 		p.add = append(p.add, e)
@@ -124,8 +120,29 @@ func (r *Roster) plan(items [][]byte) (plan, error) {
 			p.drop[hash(sha256.Sum256(old.Raw()))] = struct{}{}
 		}
 	}
+	for id, e := range removals {
+		p.add = append(p.add, e)
+		if old := r.removed[id]; old != nil {
+			p.drop[hash(sha256.Sum256(old.Raw()))] = struct{}{}
+		}
+	}
 	r.planForeign(&p)
 	return p, summarize("items", errs)
+}
+
+// choose makes e the best new item about id, unless one as good is known or was chosen.
+func choose[T interface {
+	comparable
+	Compare(other T) int
+}](best map[peer.ID]entry, known map[peer.ID]T, id peer.ID, item T, e entry) {
+	var none T
+	if old := known[id]; old != none && old.Compare(item) <= 0 {
+		return
+	}
+	if chosen, ok := best[id]; ok && any(chosen.item).(T).Compare(item) <= 0 {
+		return
+	}
+	best[id] = e
 }
 
 // planForeign keeps the maxForeign items of unknown kinds with the smallest hashes.
@@ -167,7 +184,7 @@ func (r *Roster) check(raw []byte) (identity.Item, error) {
 		if item.Founder() && item.ID() != r.founder {
 			return nil, fmt.Errorf("certificate of %s: a founder's, but the founder is %s", item.ID(), r.founder)
 		}
-	case *identity.Delegation, *identity.Invitation, *identity.Revocation:
+	case *identity.Delegation, *identity.Invitation, *identity.Revocation, *identity.Removal:
 	default:
 		return nil, fmt.Errorf("a %s is no part of a roster", item.Kind())
 	}
@@ -220,6 +237,8 @@ func (f *facts) learn(item identity.Item) {
 		}
 	case *identity.Revocation:
 		f.revoked[revoked{item.Of, item.Target}] = struct{}{}
+	case *identity.Removal:
+		f.removed[item.Node] = item
 	}
 }
 

@@ -104,7 +104,7 @@ func (h *healer) turn() ([]peer.ID, time.Duration) {
 
 // fresh reports whether this is the first hint about a member for a while.
 func (h *healer) fresh(id peer.ID) bool {
-	if id == h.mesh.self || !h.mesh.roster.Has(id) {
+	if id == h.mesh.self || !h.mesh.roster.Member(id) {
 		return false
 	}
 	h.mu.Lock()

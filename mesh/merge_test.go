@@ -23,10 +23,11 @@ import (
 
 // stuff is signed material that properties are tested with: the same keys for all, because making them is slow.
 type stuff struct {
-	cluster *identity.Cluster
-	keys    []identity.Key
-	items   [][]byte // good ones of a roster
-	records [][]byte // good ones, several of each member
+	cluster  *identity.Cluster
+	keys     []identity.Key
+	items    [][]byte // good ones of a roster
+	removals [][]byte // likewise, of some of the members
+	records  [][]byte // good ones, several of each member
 }
 
 var makeStuff = sync.OnceValue(func() *stuff {
@@ -73,6 +74,16 @@ var makeStuff = sync.OnceValue(func() *stuff {
 	for i := range byte(3) { // of a kind that nobody knows
 		s.items = append(s.items, append([]byte{0x13, 200, 0, 0, 0, 1}, i))
 	}
+	members := s.items
+	s.items = nil
+	for _, why := range []identity.Reason{identity.Silence, identity.ByHand, identity.Stolen} {
+		add(issuer.Remove(s.keys[1].ID(), why, at))
+	}
+	add(issuer.Remove(peer.ID{7}, identity.ByHand, at)) // whose certificate is not known
+	founding, err := identity.ParseCertificate(members[0])
+	must(err)
+	add(identity.Leave(founding, s.keys[0], at))
+	s.removals, s.items = s.items, members
 	for i, key := range s.keys {
 		for epoch := range uint64(3) {
 			for variant := range 2 { // the same epoch twice: a key that runs twice
@@ -111,7 +122,7 @@ func (s *stuff) holder(snapshots ...[]byte) *records {
 			}
 		}
 		return nil, false
-	})
+	}, func(peer.ID) bool { return false })
 	for _, b := range snapshots {
 		_, _ = r.merge(b)
 	}
@@ -146,7 +157,7 @@ func TestRosterMergeIsASemilattice(t *testing.T) {
 	}
 	s := makeStuff()
 	rapid.Check(t, func(rt *rapid.T) {
-		gen := snapshots(s.items)
+		gen := snapshots(slices.Concat(s.items, s.removals))
 		a, b, c := gen.Draw(rt, "a"), gen.Draw(rt, "b"), gen.Draw(rt, "c")
 		ab, ba := s.roster(t, a, b), s.roster(t, b, a)
 		same(rt, "commutative", ab, ba)
@@ -175,6 +186,15 @@ func same(t *rapid.T, what string, a, b *Roster) {
 	if diff := cmp.Diff(a.Voters(), b.Voters()); diff != "" {
 		t.Fatalf("%s, but voters differ:\n%s", what, diff)
 	}
+	reasons := func(r *Roster) (all []string) {
+		for _, rem := range r.Removals() {
+			all = append(all, rem.Node.Short()+" "+rem.Reason.String())
+		}
+		return all
+	}
+	if diff := cmp.Diff(reasons(a), reasons(b)); diff != "" {
+		t.Fatalf("%s, but removals differ:\n%s", what, diff)
+	}
 	if diff := cmp.Diff(a.Issuers(), b.Issuers()); diff != "" {
 		t.Fatalf("%s, but issuers differ:\n%s", what, diff)
 	}
@@ -193,6 +213,11 @@ func (r *Roster) invariant(t *rapid.T) {
 			if c := r.certificates[m]; c == nil || c.Invitation.ID() != id {
 				t.Fatalf("%s did not join with %s", m, id)
 			}
+		}
+	}
+	for _, rem := range r.Removals() {
+		if _, may := r.Delegation(rem.Node); may || r.Member(rem.Node) || slices.ContainsFunc(r.Voters(), func(v peer.Voter) bool { return v.ID == rem.Node }) {
+			t.Fatalf("%s was removed and is a member, a voter or an issuer", rem.Node)
 		}
 	}
 }

@@ -122,6 +122,7 @@ type Mesh struct {
 	members  *memberlist.Memberlist
 	gossip   *transport
 	life     map[peer.ID]*life
+	parted   peer.Set // the removed whose removal took effect here
 	watchers []chan struct{}
 }
 
@@ -170,9 +171,13 @@ func New(c Config) (*Mesh, error) {
 	if err := m.roster.grow(c.Items, false); err != nil {
 		m.log.Warn("not all of the roster was taken over", "err", err)
 	}
-	m.roster.changed = func() { m.Changed("roster") }
+	m.roster.changed = func() { m.partWithRemoved(); m.Changed("roster") }
+	m.parted = peer.Set{}
+	for _, r := range m.roster.Removals() { // what happened before this start is no news
+		m.parted.Add(r.Node)
+	}
 
-	m.records = newRecords(m.self, m.roster.publicKey)
+	m.records = newRecords(m.self, m.roster.memberKey, m.roster.Removed)
 	if saved, err = c.Store.Load(storeRecords); err != nil {
 		return nil, fmt.Errorf("load records: %w", err)
 	}
@@ -192,6 +197,7 @@ func New(c Config) (*Mesh, error) {
 	m.Replicate("records", recordsReplica{m})
 	m.Handle(methodPull, m.sync.servePull)
 	m.Handle(methodDigests, m.sync.serveDigests)
+	m.Handle(methodItems, m.serveItems)
 	return m, nil
 }
 
@@ -288,7 +294,7 @@ func (m *Mesh) receive(ctx context.Context, t *transport) {
 }
 
 func (m *Mesh) ingest(t *transport, from peer.ID, b []byte) {
-	if !m.roster.Has(from) || from == m.self {
+	if !m.roster.Member(from) || from == m.self {
 		m.count.refused.Add(1)
 		return
 	}
@@ -349,7 +355,7 @@ func (m *Mesh) dial(ctx context.Context, to peer.ID, kind byte) (net.Conn, error
 // that is news to this node is not refused.
 func (m *Mesh) ServeStream(ctx context.Context, from peer.ID, kind byte, conn net.Conn) {
 	defer conn.Close()
-	if !m.roster.Has(from) || from == m.self {
+	if !m.roster.Member(from) || from == m.self {
 		m.count.refused.Add(1)
 		return
 	}

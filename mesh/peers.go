@@ -82,7 +82,7 @@ func (m *Mesh) hearRumour(name string, alive bool) {
 	if err != nil || id == m.self {
 		return
 	}
-	known := m.roster.Has(id)
+	known := m.roster.Member(id)
 	m.mu.Lock()
 	l := m.lifeOf(id)
 	changed := l.alive != alive
@@ -133,29 +133,40 @@ func (m *Mesh) admitStranger(id peer.ID) bool {
 
 // alive lists the members that rumour says are alive, without this node.
 func (m *Mesh) alive() []peer.ID {
+	if m.roster.Removed(m.self) {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var ids []peer.ID
 	for id, l := range m.life {
-		if l.alive && m.roster.Has(id) {
+		if l.alive && m.roster.Member(id) {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
+// others lists the members without this node; nobody is left to one that was removed itself.
+func (m *Mesh) others() []peer.ID {
+	if m.roster.Removed(m.self) {
+		return nil
+	}
+	return slices.DeleteFunc(m.roster.Members(), func(id peer.ID) bool { return id == m.self || m.roster.Removed(id) })
+}
+
 // missing lists the members that are not alive, without this node.
 func (m *Mesh) missing() []peer.ID {
-	members := m.roster.Members()
+	members := m.others()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.DeleteFunc(members, func(id peer.ID) bool {
 		l := m.life[id]
-		return id == m.self || l != nil && l.alive
+		return l != nil && l.alive
 	})
 }
 
-// Peers lists every other member, in ascending order of their IDs.
+// Peers lists every other node that is or was a member, in ascending order of their IDs.
 func (m *Mesh) Peers() []peer.Info {
 	members := m.roster.Members()
 	infos := make([]peer.Info, 0, len(members))
@@ -200,6 +211,9 @@ func (m *Mesh) Peer(id peer.ID) (peer.Info, bool) {
 	if id == m.self {
 		info.State = peer.Alive
 		info.LastSeen = time.Now()
+	}
+	if m.roster.Removed(id) {
+		info.State = peer.Removed
 	}
 	return info, true
 }

@@ -45,6 +45,7 @@ func newer(a, b stored) bool {
 type records struct {
 	self      peer.ID
 	publicKey func(peer.ID) (ed25519.PublicKey, bool)
+	removed   func(peer.ID) bool
 
 	mu    sync.RWMutex // guards all below
 	byID  map[peer.ID]stored
@@ -54,8 +55,8 @@ type records struct {
 	unwritten chan struct{} // capacity 1: the store lacks something
 }
 
-func newRecords(self peer.ID, publicKey func(peer.ID) (ed25519.PublicKey, bool)) *records {
-	return &records{self: self, publicKey: publicKey, byID: map[peer.ID]stored{}, unwritten: make(chan struct{}, 1)}
+func newRecords(self peer.ID, publicKey func(peer.ID) (ed25519.PublicKey, bool), removed func(peer.ID) bool) *records {
+	return &records{self: self, publicKey: publicKey, removed: removed, byID: map[peer.ID]stored{}, unwritten: make(chan struct{}, 1)}
 }
 
 func (r *records) get(id peer.ID) (Record, bool) {
@@ -124,6 +125,9 @@ func (r *records) take(raw []byte) (outbid uint64, err error) {
 	if known && !newer(s, old) && s.ID != r.self || bytes.Equal(raw, old.raw) {
 		return 0, nil
 	}
+	if r.removed(s.ID) {
+		return 0, nil // whoever sent it has not heard of that yet
+	}
 	pub, ok := r.publicKey(s.ID)
 	if !ok {
 		return 0, errUnknownMember
@@ -137,10 +141,27 @@ func (r *records) take(raw []byte) (outbid uint64, err error) {
 	s.raw = bytes.Clone(raw)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, ok := r.publicKey(s.ID); !ok { // removed meanwhile, and forgotten or about to be
+		return 0, errUnknownMember
+	}
 	if old, known := r.byID[s.ID]; !known || newer(s, old) {
 		r.put(s)
 	}
 	return 0, nil
+}
+
+// forget drops what a removed member said.
+func (r *records) forget(id peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, known := r.byID[id]
+	if !known || id == r.self {
+		return
+	}
+	r.tree.remove(id[0], sha256.Sum256(old.raw))
+	delete(r.byID, id)
+	r.dirty = true
+	signal(r.unwritten)
 }
 
 func (r *records) digest() []byte {

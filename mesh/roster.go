@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"maps"
@@ -19,7 +20,7 @@ const (
 )
 
 // Roster is the set of signed facts about who belongs to the cluster. It only grows: a node's certificate gives way to
-// an older one of the same node, nothing else is ever replaced. Every item was verified against the root before it
+// an older one of the same node and its removal to a weightier one, nothing else is ever replaced. Every item was verified against the root before it
 // entered, and was saved before anybody could see it. An item of a kind that this build does not know is kept and passed
 // on unread; such items are limited by number, and because the ones kept are chosen by hash, two rosters that merge end
 // up alike whatever the order.
@@ -45,6 +46,7 @@ type facts struct {
 	invitations  map[identity.ItemID]*identity.Invitation
 	revoked      map[revoked]struct{}
 	joined       map[identity.ItemID]peer.Set // by invitation
+	removed      map[peer.ID]*identity.Removal
 }
 
 type revoked struct {
@@ -66,6 +68,7 @@ func newRoster(c *identity.Cluster, store Store, saved []byte) (*Roster, error) 
 			invitations:  map[identity.ItemID]*identity.Invitation{},
 			revoked:      map[revoked]struct{}{},
 			joined:       map[identity.ItemID]peer.Set{},
+			removed:      map[peer.ID]*identity.Removal{},
 		},
 	}
 	items, broken := splitList("roster", slices.Clone(saved))
@@ -92,28 +95,92 @@ func (r *Roster) Certificate(id peer.ID) (*identity.Certificate, bool) {
 	return c, ok
 }
 
-func (r *Roster) publicKey(id peer.ID) (ed25519.PublicKey, bool) {
-	c, ok := r.Certificate(id)
-	if !ok {
+// memberKey is the key of somebody who may still speak.
+func (r *Roster) memberKey(id peer.ID) (ed25519.PublicKey, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	c := r.certificates[id]
+	if c == nil || r.removed[id] != nil {
 		return nil, false
 	}
 	return c.Public(), true
 }
 
-// Members lists all who hold a certificate, in ascending order.
+// Members lists all who hold a certificate, the removed too, in ascending order.
 func (r *Roster) Members() []peer.ID {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.SortedFunc(maps.Keys(r.certificates), peer.ID.Compare)
 }
 
-// Voters lists the members that count for a quorum, most senior first.
+// Member reports whether id holds a certificate and was not removed.
+func (r *Roster) Member(id peer.ID) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.certificates[id] != nil && r.removed[id] == nil
+}
+
+// Removal is what ended the membership of id, if it was ended. The certificate of id may not be known.
+func (r *Roster) Removal(id peer.ID) (*identity.Removal, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	rem, ok := r.removed[id]
+	return rem, ok
+}
+
+// Removed reports whether the membership of id was ended.
+func (r *Roster) Removed(id peer.ID) bool {
+	_, ok := r.Removal(id)
+	return ok
+}
+
+// Removals lists who was removed and why, in ascending order of the IDs.
+func (r *Roster) Removals() []*identity.Removal {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(r.removed), func(a, b *identity.Removal) int { return a.Node.Compare(b.Node) })
+}
+
+// ErrIssuer says that a certificate that nobody has vouched for comes from an issuer who may issue no more.
+var ErrIssuer = errors.New("issued by a member that may issue no more")
+
+// Vouched says whether a certificate may be taken from the node that shows it. What an issuer signed while it was one
+// stays, and is on the roster of a quorum since; what appears for the first time when its delegation is revoked or it was
+// removed may have been signed yesterday or just now, and comes in only by way of a member that knows it already.
+func (r *Roster) Vouched(c *identity.Certificate) error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if known := r.certificates[c.ID()]; known != nil && bytes.Equal(known.Raw(), c.Raw()) || c.Delegation == nil {
+		return nil
+	}
+	_, revoked := r.revoked[revoked{identity.KindDelegation, c.Delegation.ID()}]
+	if revoked || r.removed[c.Delegation.Issuer()] != nil {
+		return ErrIssuer
+	}
+	return nil
+}
+
+// Voters lists the members that have a vote, most senior first.
 func (r *Roster) Voters() []peer.Voter {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	return r.voters(func(id peer.ID) bool { return r.removed[id] != nil })
+}
+
+// Electorate lists who counts when a quorum is asked for, most senior first: all who ever had a vote but for those whose
+// removal is complete. Between an issuer's word and its completion a removed voter counts as one that does not answer, or
+// two halves that remove each other would both go on.
+func (r *Roster) Electorate(complete peer.Set) []peer.Voter {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.voters(complete.Has)
+}
+
+// voters is called with the lock held.
+func (r *Roster) voters(gone func(peer.ID) bool) []peer.Voter {
 	var voters []peer.Voter
-	for _, c := range r.certificates {
-		if v, votes := c.Voter(); votes {
+	for id, c := range r.certificates {
+		if v, votes := c.Voter(); votes && !gone(id) {
 			voters = append(voters, v)
 		}
 	}
@@ -129,7 +196,7 @@ func (r *Roster) Voters() []peer.Voter {
 	return voters
 }
 
-// Delegation is what lets id issue: a delegation of the root that was not revoked.
+// Delegation is what lets id issue: a delegation of the root that was not revoked, while id was not removed.
 func (r *Roster) Delegation(id peer.ID) (*identity.Delegation, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -138,12 +205,22 @@ func (r *Roster) Delegation(id peer.ID) (*identity.Delegation, bool) {
 
 // delegation is called with the lock held.
 func (r *Roster) delegation(id peer.ID) (*identity.Delegation, bool) {
+	if r.removed[id] != nil {
+		return nil, false
+	}
 	for _, d := range r.delegations[id] {
 		if _, no := r.revoked[revoked{identity.KindDelegation, d.ID()}]; !no {
 			return d, true
 		}
 	}
 	return nil, false
+}
+
+// Issued reports whether id ever held a delegation: what it signed while it did stays signed.
+func (r *Roster) Issued(id peer.ID) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.delegations[id]) > 0
 }
 
 // Issuers lists the members that may issue, in ascending order.

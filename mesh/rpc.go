@@ -105,7 +105,7 @@ func (m *Mesh) exchange(ctx context.Context, to peer.ID, method string, req []by
 		return nil, &Fault{CodeTooBig, fmt.Sprintf("request of %d bytes, at most %d", len(req), MaxMessage)}
 	case to == m.self:
 		return nil, errors.New("that is this node")
-	case !m.roster.Has(to):
+	case !m.roster.Member(to):
 		return nil, ErrNotMember
 	}
 	limitTime := maxCallTime

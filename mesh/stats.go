@@ -46,7 +46,7 @@ func (m *Mesh) Stats() Stats {
 		Panics:        c.panics.Load(),
 		Pulls:         c.pulls.Load(),
 		PullsFailed:   c.pullsFailed.Load(),
-		MembersKnown:  len(m.roster.Members()),
+		MembersKnown:  1 + len(m.others()),
 		MembersAlive:  1 + len(m.alive()),
 		UnknownItems:  m.roster.unknownItems(),
 		RecordsStored: m.records.len(),

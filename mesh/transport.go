@@ -84,7 +84,7 @@ func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 func (t *transport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, error) {
 	now := time.Now()
 	id, err := peer.Parse(to.Name)
-	if err != nil || !t.mesh.roster.Has(id) {
+	if err != nil || !t.mesh.roster.Member(id) {
 		t.mesh.count.refused.Add(1)
 		return now, nil //nolint:nilerr // see above
 	}
@@ -98,7 +98,7 @@ func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Durat
 	if err != nil {
 		return nil, err
 	}
-	if !t.mesh.roster.Has(id) {
+	if !t.mesh.roster.Member(id) {
 		return nil, ErrNotMember
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, timeout)

@@ -40,7 +40,7 @@ type Config struct {
 	Cert func() *identity.Certificate // of this node; nil while it is no member: then nothing is dialled or served
 
 	// Allowed is asked about every peer whose certificate verified, at each new circuit: nil lets it in, any error keeps
-	// it out. ErrRemoved tells the peer why.
+	// it out. A *RemovedError shows the peer why.
 	Allowed func(peer.ID, *identity.Certificate) error
 
 	// Endpoints are where a peer may be reached, best first.
@@ -60,6 +60,7 @@ type Circuits struct {
 	shown    *tls.Certificate // for the certificate shownRaw
 	shownRaw []byte
 	verified map[peer.ID]*identity.Certificate // of peers; checking one costs six signatures, and every call is a circuit
+	open     map[peer.ID]map[*Conn]struct{}    // circuits that are served
 }
 
 // New checks cfg.
@@ -75,7 +76,7 @@ func New(cfg Config) (*Circuits, error) {
 	if cfg.Open == nil {
 		cfg.Open = openTCP
 	}
-	return &Circuits{cfg: cfg, verified: map[peer.ID]*identity.Certificate{}}, nil
+	return &Circuits{cfg: cfg, verified: map[peer.ID]*identity.Certificate{}, open: map[peer.ID]map[*Conn]struct{}{}}, nil
 }
 
 func openTCP(ctx context.Context, _ peer.ID, to netip.AddrPort) (net.Conn, error) {
@@ -98,8 +99,19 @@ func (c *Conn) Exporter(label string, context []byte, n int) ([]byte, error) {
 	return cs.ExportKeyingMaterial(label, context, n)
 }
 
-// ErrRemoved is what Allowed returns for a removed node, and what a removed node gets from Dial.
+// ErrRemoved says that a node is no member any more: the one that was dialled, or this one.
 var ErrRemoved = errors.New("removed from the cluster")
+
+// RemovedError is ErrRemoved with its proof: what Allowed returns for a removed node, and what a removed node gets from
+// Dial. From Dial it has been verified, and is about this node or the one that was dialled.
+type RemovedError struct{ Removal *identity.Removal }
+
+func (e *RemovedError) Error() string {
+	return fmt.Sprintf("%s was %v (%s)", e.Removal.Node.Short(), ErrRemoved, e.Removal.Reason)
+}
+
+// Is makes it an ErrRemoved.
+func (e *RemovedError) Is(target error) bool { return target == ErrRemoved }
 
 // ErrRefused is what Dial returns when the peer does not let this node in for another reason.
 var ErrRefused = errors.New("refused by the peer")
@@ -107,7 +119,42 @@ var ErrRefused = errors.New("refused by the peer")
 // ErrNotMember is returned while this node has no certificate.
 var ErrNotMember = errors.New("this node is no member yet")
 
-// verdict is the server's answer to a circuit; append-only.
+// Cut closes the circuits that peers opened and that Allowed would not let in any more.
+func (c *Circuits) Cut() {
+	c.mu.Lock()
+	var cut []*Conn
+	for _, conns := range c.open {
+		for conn := range conns {
+			if c.cfg.Allowed(conn.Peer, conn.Certificate) != nil {
+				cut = append(cut, conn)
+			}
+		}
+	}
+	c.mu.Unlock()
+	for _, conn := range cut {
+		_ = conn.NetConn().Close() // at once: a TLS goodbye could wait for the peer
+	}
+}
+
+// serving notes a circuit until done is called.
+func (c *Circuits) serving(conn *Conn) (done func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open[conn.Peer] == nil {
+		c.open[conn.Peer] = map[*Conn]struct{}{}
+	}
+	c.open[conn.Peer][conn] = struct{}{}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if delete(c.open[conn.Peer], conn); len(c.open[conn.Peer]) == 0 {
+			delete(c.open, conn.Peer)
+		}
+	}
+}
+
+// verdict is the server's answer to a circuit; append-only. After removed comes the proof, its length first (uint16): a
+// peer of an older weft does not read it, one of a newer weft does without if there is none.
 type verdict byte
 
 const (

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -228,6 +229,92 @@ func TestRemovedNodesLearnIt(t *testing.T) {
 		why = errors.New("some secret reason")
 		if _, err := a.Dial(t.Context(), bob.ID(), 0); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRemoved) {
 			t.Errorf("refused: %v", err)
+		}
+	})
+}
+
+// Who was removed is shown the signed word of an issuer about it, and believes no other.
+func TestRemovedNodesAreShownWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob := c.member("alice"), c.member("bob")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}}
+		var shown *identity.Removal
+		b := u.node(t, c.root.Public(), bob, nil, func(cfg *Config) {
+			cfg.Allowed = func(peer.ID, *identity.Certificate) error { return &RemovedError{shown} }
+		})
+		serve(t, b, u.listen(at(2)), Handlers{Circuit: func(context.Context, *Conn) { t.Error("came in") }})
+		a := u.node(t, c.root.Public(), alice, book)
+		root := identity.Issuer{Key: c.root}
+
+		shown = must(root.Remove(alice.ID(), identity.Silence, day))
+		_, err := a.Dial(t.Context(), bob.ID(), 0)
+		var why *RemovedError
+		if !errors.As(err, &why) || !errors.Is(err, ErrRemoved) || why.Removal.Node != alice.ID() || why.Removal.Reason != identity.Silence {
+			t.Errorf("removed: %v", err)
+		}
+		for name, forged := range map[string]*identity.Removal{
+			"of another":    must(root.Remove(bob.ID(), identity.Silence, day)),
+			"by a member":   must(identity.Issuer{Key: bob.Key}.Remove(alice.ID(), identity.Silence, day)),
+			"by a stranger": must(identity.Issuer{Key: must(identity.NewKey())}.Remove(alice.ID(), identity.Silence, day)),
+		} {
+			shown = forged
+			if _, err := a.Dial(t.Context(), bob.ID(), 0); errors.As(err, &why) || !errors.Is(err, ErrRemoved) {
+				t.Errorf("a removal %s: %v", name, err)
+			}
+		}
+	})
+}
+
+// Circuits that a peer has open end when it may not have them any more, those of others go on.
+func TestCutClosesWhatIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob, carol := c.member("alice"), c.member("bob"), c.member("carol")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}}
+		var gone atomic.Bool
+		b := u.node(t, c.root.Public(), bob, nil, func(cfg *Config) {
+			cfg.Allowed = func(id peer.ID, _ *identity.Certificate) error {
+				if gone.Load() && id == alice.ID() {
+					return ErrRemoved
+				}
+				return nil
+			}
+		})
+		serve(t, b, u.listen(at(2)), Handlers{Circuit: echo})
+		dial := func(m member) *Conn {
+			conn, err := u.node(t, c.root.Public(), m, book).Dial(t.Context(), bob.ID(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.NetConn().Close() })
+			return conn
+		}
+		echoes := func(conn *Conn) error {
+			if _, err := conn.Write([]byte{1}); err != nil {
+				return err
+			}
+			_, err := io.ReadFull(conn, make([]byte, 1))
+			return err
+		}
+		cut, kept := dial(alice), dial(carol)
+		b.Cut()
+		if err := errors.Join(echoes(cut), echoes(kept)); err != nil {
+			t.Fatal(err)
+		}
+		gone.Store(true)
+		b.Cut()
+		if err := echoes(cut); err == nil {
+			t.Error("the circuit of a removed peer lives on")
+		}
+		if err := echoes(kept); err != nil {
+			t.Errorf("another's: %v", err)
+		}
+		synctest.Wait()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.open) != 1 {
+			t.Errorf("%d peers are noted", len(b.open))
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -122,12 +123,34 @@ func (c *Circuits) greet(ctx context.Context, raw net.Conn, shown *tls.Certifica
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		err = verdict(answer[0]).err()
+		v := verdict(answer[0])
+		if err = v.err(); v == removed {
+			if proven := c.readProof(t); proven != nil {
+				err = proven
+			}
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &Conn{Conn: t, Peer: to, Certificate: cert, Kind: kind, Dialed: true}, nil
+}
+
+// readProof reads why this node was removed; nil when that is not proven.
+func (c *Circuits) readProof(r io.Reader) error {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil //nolint:nilerr // an older weft does not send it
+	}
+	raw := make([]byte, min(int(binary.BigEndian.Uint16(size[:])), identity.MaxItem))
+	if _, err := io.ReadFull(r, raw); err != nil {
+		return nil //nolint:nilerr // as good as none
+	}
+	rem, err := identity.ParseRemoval(raw)
+	if err != nil || rem.Node != c.cfg.Key.ID() || rem.Verify(c.cfg.Root) != nil {
+		return nil //nolint:nilerr // no proof: the verdict stands without it
+	}
+	return &RemovedError{rem}
 }
 
 // closeOnDone closes conn when ctx ends, until stop is called; stop reports whether it came in time.

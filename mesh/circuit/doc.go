@@ -4,7 +4,8 @@
 //	dialler                                   server
 //	   | ---- TCP, TLS 1.3 (ALPN weft/1) ------> |   both verify key, certificate chain and NodeID
 //	   | ---- kind: 1 byte --------------------> |   what the stream is for
-//	   | <--- verdict: 1 byte ------------------ |   0: welcome; else why not, and the stream ends
+//	   | <--- verdict: 1 byte ------------------ |   0: welcome; else why not, and the stream ends; who was removed is
+//	   |                                         |   shown the removal: size (uint16), identity.Removal
 //	   | <===== bytes of the user =============> |
 //
 // Each side shows a self-signed X.509 certificate of its node key; a private extension carries the weft certificate and

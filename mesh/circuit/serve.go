@@ -3,6 +3,7 @@ package circuit
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -112,7 +113,10 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
 	}
 	defer s.gate.leavePeer(conn.Peer)
 	raw.SetDeadline(time.Time{})
-	s.h.Circuit(ctx, conn)
+	defer s.c.serving(conn)()
+	if s.c.cfg.Allowed(conn.Peer, conn.Certificate) == nil { // or Cut came between the verdict and now
+		s.h.Circuit(ctx, conn)
+	}
 	t.Close()
 }
 
@@ -157,7 +161,7 @@ func (s *server) admit(t *tls.Conn, cert *identity.Certificate) (*Conn, error) {
 	} else if !s.gate.enterPeer(conn.Peer) {
 		say, err = overload, fmt.Errorf("%s has too many circuits", conn.Peer.Short())
 	}
-	if _, werr := t.Write([]byte{byte(say)}); werr != nil && err == nil {
+	if _, werr := t.Write(append([]byte{byte(say)}, proof(err)...)); werr != nil && err == nil {
 		s.gate.leavePeer(conn.Peer)
 		return nil, fmt.Errorf("write verdict: %w", werr)
 	}
@@ -166,6 +170,16 @@ func (s *server) admit(t *tls.Conn, cert *identity.Certificate) (*Conn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// proof is what follows the verdict.
+func proof(err error) []byte {
+	e, ok := errors.AsType[*RemovedError](err)
+	if !ok {
+		return nil
+	}
+	raw := e.Removal.Raw()
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(raw))), raw...)
 }
 
 func (s *server) allowed(cert *identity.Certificate) error {

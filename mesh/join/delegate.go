@@ -73,8 +73,9 @@ func (s *Sponsor) handleDelegate(_ context.Context, from peer.ID, req []byte) ([
 		return yes(d.Raw()), nil
 	}
 	root := s.cfg.RootKey()
+	_, removed := s.cfg.Removed(cert.ID())
 	switch _, asks := s.cfg.Roster.Delegation(from); {
-	case !asks || cert.Ephemeral || s.cfg.Removed(cert.ID()):
+	case !asks || cert.Ephemeral || removed:
 		return no(errInvalid(errors.New("no delegation for this node"))), nil
 	case root.IsZero():
 		return no(errInvalid(errors.New("the root key is not here"))), nil

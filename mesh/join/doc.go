@@ -22,6 +22,9 @@
 // or PromiseLife has passed; so two issuers cannot give away the same use. A join needs a quorum (peer.Quorum) of the
 // voters known to anybody who answered, counted both without the nodes that are joining and with them.
 //
+// A node that was removed for its silence comes back in the same way (Return), as another node: its former key is the
+// token, and the removal came with an invitation for it.
+//
 // Everything may be asked again: a node key that has a certificate gets it again, without another use. A crash between
 // any two steps leaves nothing, or a join that completes when it is tried again.
 //

@@ -28,6 +28,7 @@ const (
 	CodeNoQuorum    = "no-quorum"
 	CodeNoIssuer    = "no-issuer"
 	CodeRemoved     = "node-removed"
+	CodeReturned    = "node-returned"
 	CodeBusy        = "busy"
 	CodeFailed      = "failed" // a member could not do its part
 	CodeVersion     = "version"
@@ -159,9 +160,23 @@ func errRevoked(by string) *Error {
 	return refuse(CodeRevoked, "the token was revoked", by+" has the revocation", hintNewToken)
 }
 
-func errRemoved(by string) *Error {
-	return refuse(CodeRemoved, "this node was removed from the cluster", "said by "+by,
-		"Wipe it (weft leave --purge), then join again with a new token.")
+func errRemoved(why identity.Reason, by string) *Error {
+	if why == identity.Stolen {
+		return refuse(CodeRemoved, "this node was reported stolen and may not come back", "said by "+by,
+			"If that is a mistake, wipe it (weft leave --purge) and join as a new node with a new token.")
+	}
+	return refuse(CodeRemoved, "this node was removed from the cluster", why.String()+", said by "+by,
+		"Let it join as a new node, with a new token: weft join TOKEN.")
+}
+
+func errNoSponsor(who string) *Error {
+	return refuse(CodeNoIssuer, "the machine that was asked was removed from the cluster itself", "it is "+who,
+		"Make a new token on a member (weft token create) and join with that.")
+}
+
+func errReturned(as string) *Error {
+	return refuse(CodeReturned, "this node has come back already", "as "+as+"; its disk may run twice",
+		"Let this one join as a new node, with a new token: weft join TOKEN.")
 }
 
 func errForeign(at netip.AddrPort) *Error {

@@ -236,7 +236,9 @@ func (s *Sponsor) learn(t *tally, items ...[]byte) {
 			continue
 		}
 		if cert, ok := it.(*identity.Certificate); ok {
-			t.learn(cert)
+			if _, removed := s.cfg.Removed(cert.ID()); !removed { // the voter has not heard of that yet
+				t.learn(cert)
+			}
 		}
 	}
 }

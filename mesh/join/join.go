@@ -59,16 +59,28 @@ func Join(ctx context.Context, cfg Config) (*Result, error) {
 		}
 		return nil, err
 	}
-	j := joiner{cfg: cfg, token: t}
-	if j.tokenKey, err = t.Key(); err != nil {
+	key, err := t.Key()
+	if err != nil {
 		return nil, err
 	}
+	return enter(ctx, cfg, t, key)
+}
+
+// Return is Join for a node that was removed for its silence and comes back as another: in place of the token it has its
+// former key, which the removal made good for one join, and seeds that it remembers. Token is not used.
+func Return(ctx context.Context, cfg Config, former identity.Key, root identity.Fingerprint, seeds []token.Seed) (*Result, error) {
+	return enter(ctx, cfg, token.Token{Root: root, Seeds: seeds}, former)
+}
+
+func enter(ctx context.Context, cfg Config, t token.Token, tokenKey identity.Key) (*Result, error) {
+	j := joiner{cfg: cfg, token: t, tokenKey: tokenKey}
 	if j.cfg.Dial == nil {
 		j.cfg.Dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", to.String())
 		}
 	}
+	var err error
 	if j.application, err = identity.Apply(t.Root, cfg.Key, j.tokenKey, cfg.Name); err != nil {
 		return nil, err
 	}
@@ -101,7 +113,7 @@ func Join(ctx context.Context, cfg Config) (*Result, error) {
 // final reports whether other seeds would say the same.
 func (e *Error) final() bool {
 	switch e.Code {
-	case CodeExpired, CodeUsedUp, CodeRevoked, CodeRemoved, CodeVersion:
+	case CodeExpired, CodeUsedUp, CodeRevoked, CodeRemoved, CodeReturned, CodeVersion:
 		return true
 	}
 	return false

@@ -55,8 +55,8 @@ type node struct {
 	at     netip.AddrPort
 	roster *rosterFake
 	disk   map[string][]byte
-	ahead  time.Duration // of its clock
-	gone   peer.Set      // whom it knows as removed
+	ahead  time.Duration               // of its clock
+	gone   map[peer.ID]identity.Reason // whom it knows as removed
 
 	sponsor *Sponsor
 	down    atomic.Bool
@@ -101,7 +101,7 @@ func (l *lab) certify(key identity.Key, name string, seq uint64, ephemeral bool)
 func (l *lab) add(name string, key identity.Key, items [][]byte) *node {
 	l.mu.Lock()
 	n := &node{
-		lab: l, name: name, key: key, disk: map[string][]byte{}, gone: peer.Set{},
+		lab: l, name: name, key: key, disk: map[string][]byte{}, gone: map[peer.ID]identity.Reason{},
 		at: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(len(l.nodes) + 1)}), 6783),
 	}
 	l.mu.Unlock()
@@ -163,7 +163,7 @@ func (n *node) start() {
 	l := n.lab
 	cfg := SponsorConfig{
 		Key: n.key, Cluster: l.cluster, Roster: n.roster, Store: n, Call: n.call, Build: "test",
-		Removed: n.gone.Has,
+		Removed: func(id peer.ID) (identity.Reason, bool) { why, ok := n.gone[id]; return why, ok },
 		Now:     func() time.Time { return time.Now().Add(n.ahead) },
 		Records: func() []byte { return []byte("records") },
 		Ring:    func() []byte { return make([]byte, maxFrame) },
@@ -421,11 +421,19 @@ func (r *rosterFake) forget(id peer.ID) {
 	delete(r.certs, id)
 }
 
+func (r *rosterFake) gone(id peer.ID) bool {
+	if r.node == nil {
+		return false
+	}
+	_, gone := r.node.gone[id]
+	return gone
+}
+
 func (r *rosterFake) Voters() []peer.Voter {
 	var voters []peer.Voter
 	for _, it := range r.all() {
 		if c, ok := it.(*identity.Certificate); ok {
-			if v, votes := c.Voter(); votes {
+			if v, votes := c.Voter(); votes && !r.gone(v.ID) {
 				voters = append(voters, v)
 			}
 		}

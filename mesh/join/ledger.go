@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,6 +98,22 @@ func (l *ledger) drop(node peer.ID) error {
 	}
 	delete(l.promises, node)
 	return l.save()
+}
+
+// Joining lists the nodes that this member has promised to admit and whose certificates it has not seen: they may be members
+// already. Of each it tells ID, JoinSeq and Ephemeral.
+func (s *Sponsor) Joining() []peer.Info {
+	l := s.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var joining []peer.Info
+	for id, p := range l.promises {
+		if s.cfg.Now().Sub(p.made) <= PromiseLife {
+			joining = append(joining, peer.Info{ID: id, JoinSeq: p.joinSeq, Ephemeral: p.ephemeral})
+		}
+	}
+	slices.SortFunc(joining, func(a, b peer.Info) int { return a.ID.Compare(b.ID) })
+	return joining
 }
 
 func (l *ledger) save() error {

@@ -98,7 +98,7 @@ func (t *tally) crowded() bool {
 
 // refusal is the most telling no; nil when nobody said no.
 func (t *tally) refusal() *Error {
-	for _, code := range [...]string{CodeRemoved, CodeRevoked, CodeUsedUp, CodeExpired, CodeBusy} {
+	for _, code := range [...]string{CodeRemoved, CodeReturned, CodeRevoked, CodeUsedUp, CodeExpired, CodeBusy} {
 		for _, e := range t.refused {
 			if e.Code == code {
 				return e

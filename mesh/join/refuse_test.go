@@ -127,7 +127,7 @@ func TestRemovedNodesStayOut(t *testing.T) {
 		l := newLab(t, 5, 3)
 		key := must(identity.NewKey())
 		for _, n := range l.nodes {
-			n.gone.Add(key.ID())
+			n.gone[key.ID()] = identity.ByHand
 		}
 		_, err := Join(t.Context(), l.config(l.invite(identity.Terms{}, "n2"), key, "back"))
 		if Code(err) != CodeRemoved {
@@ -138,7 +138,7 @@ func TestRemovedNodesStayOut(t *testing.T) {
 		l := newLab(t, 5, 3)
 		key := must(identity.NewKey())
 		for _, n := range l.nodes[2:] { // the sponsor has not heard yet
-			n.gone.Add(key.ID())
+			n.gone[key.ID()] = identity.ByHand
 		}
 		if _, err := Join(t.Context(), l.config(l.invite(identity.Terms{}, "n2"), key, "back")); Code(err) != CodeRemoved {
 			t.Errorf("known to the other voters only: %v", err)

@@ -65,8 +65,9 @@ type SponsorConfig struct {
 	RootKey func() identity.Key // the zero Key while the root key is not on this node; nil: never is
 	Issuers int                 // how many members get a delegation by themselves; 0: DefaultIssuers
 	Alive   func(peer.ID) bool  // membership's opinion, to ask the likely ones first; nil: all are
-	Removed func(peer.ID) bool  // nil: nobody is
-	Records func() []byte       // snapshots that a joiner starts with; nil: none
+	// Removed says whether a node was removed and why; nil: nobody was.
+	Removed func(peer.ID) (why identity.Reason, removed bool)
+	Records func() []byte // snapshots that a joiner starts with; nil: none
 	Ring    func() []byte
 	Now     func() time.Time // for expiry; nil: time.Now
 	Build   string
@@ -105,7 +106,7 @@ func NewSponsor(cfg SponsorConfig) (*Sponsor, error) {
 		cfg.Alive = func(peer.ID) bool { return true }
 	}
 	if cfg.Removed == nil {
-		cfg.Removed = func(peer.ID) bool { return false }
+		cfg.Removed = func(peer.ID) (identity.Reason, bool) { return 0, false }
 	}
 	if cfg.Records == nil {
 		cfg.Records = func() []byte { return nil }
@@ -194,6 +195,9 @@ func (s *Sponsor) admit(ctx context.Context, a *identity.Application) (*identity
 	if err := a.Verify(s.cfg.Cluster.Root); err != nil {
 		return nil, errInvalid(err)
 	}
+	if _, removed := s.cfg.Removed(s.self); removed {
+		return nil, errNoSponsor(s.name(s.self))
+	}
 	if cert, e := s.known(a); cert != nil || e != nil {
 		return cert, orNil(e)
 	}
@@ -226,8 +230,8 @@ func (s *Sponsor) admit(ctx context.Context, a *identity.Application) (*identity
 
 // known answers for a node that has a certificate, or can never get one.
 func (s *Sponsor) known(a *identity.Application) (*identity.Certificate, *Error) {
-	if s.cfg.Removed(a.ID()) {
-		return nil, errRemoved(s.name(s.self))
+	if why, removed := s.cfg.Removed(a.ID()); removed {
+		return nil, errRemoved(why, s.name(s.self))
 	}
 	cert, ok := s.cfg.Roster.Certificate(a.ID())
 	switch {
@@ -241,9 +245,15 @@ func (s *Sponsor) known(a *identity.Application) (*identity.Certificate, *Error)
 
 // judge holds an invitation against the clock and the roster of this member. Uses are counted by the voters.
 func (s *Sponsor) judge(a *identity.Application, inv *identity.Invitation) *Error {
-	switch by := s.name(s.self); {
-	case s.cfg.Removed(a.ID()):
-		return errRemoved(by)
+	by := s.name(s.self)
+	if why, removed := s.cfg.Removed(a.ID()); removed {
+		return errRemoved(why, by)
+	}
+	// Who comes back applies with its former key. The invitation came with the removal, whose reason may have changed.
+	if why, removed := s.cfg.Removed(identity.IDOf(inv.Public)); removed && why != identity.Silence {
+		return errRemoved(why, by)
+	}
+	switch {
 	case s.cfg.Roster.Revoked(identity.KindInvitation, inv.ID()):
 		return errRevoked(by)
 	case inv.Expired(s.cfg.Now()):

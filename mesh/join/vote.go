@@ -87,7 +87,10 @@ func (s *Sponsor) vote(from peer.ID, q *ask) (*promised, error) {
 
 // checkIssuer says whether from may ask for votes.
 func (s *Sponsor) checkIssuer(from peer.ID, d *identity.Delegation) error {
+	_, removed := s.cfg.Removed(from)
 	switch {
+	case removed:
+		return fmt.Errorf("%s was removed", s.name(from))
 	case d.Issuer() != from:
 		return fmt.Errorf("%s shows a delegation of %s", from.Short(), d.Issuer().Short())
 	case s.cfg.Roster.Revoked(identity.KindDelegation, d.ID()):
@@ -115,6 +118,11 @@ func (s *Sponsor) usable(node peer.ID, inv *identity.Invitation) *Error {
 	}
 	users := peer.SetOf(s.cfg.Roster.JoinedWith(inv.ID())...)
 	if uint64(len(users)) >= uint64(inv.Uses) && !users.Has(node) {
+		if former := identity.IDOf(inv.Public); len(users) > 0 {
+			if _, removed := s.cfg.Removed(former); removed {
+				return errReturned(s.name(users.Sorted()[0]))
+			}
+		}
 		return errUsedUp(inv)
 	}
 	for id, p := range s.ledger.promises {
