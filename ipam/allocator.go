@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"weft/ipam/ring"
@@ -48,17 +47,21 @@ type Allocator struct {
 	self   peer.ID
 	log    *slog.Logger
 	verify ring.Verifier
+	random func() uint64
 
 	calls    chan func()   // work for Run's goroutine
+	desk     desk          // claims and releases for it
 	stopping chan struct{} // closed when Run accepts no more of it
 	asks     chan struct{} // tells the asker that space may be short; capacity 1
-	asking   atomic.Bool   // the asker is at work on it
+	roster   chan struct{} // tells the remover that the roster has changed; capacity 1
 
 	// Only Run's goroutine uses these.
 	waiting  []*waiter
-	woken    []netip.Addr // addresses that have rested, whose entries are still in the store
-	storeErr error        // the last commit failed: what is stored must be read again
-	start    start        // of this run
+	woken    []netip.Addr     // addresses that have rested, whose entries are still in the store
+	cooling  map[ring.ID]bool // own blocks that were taken over and have an entry in the store
+	asking   bool             // the asker was told, or is at work
+	storeErr error            // the last commit failed: what is stored must be read again
+	start    start            // of this run
 
 	mu       sync.RWMutex // guards all below
 	phase    phase
@@ -77,6 +80,15 @@ type Allocator struct {
 	problem  string       // with the store
 	heirs    []peer.ID    // who got the space, in phase left
 	watchers []chan struct{}
+
+	removed   bool                  // stopped, because this node was removed
+	promised  *ring.Proposal        // the last one
+	refused   map[peer.ID]uint64    // who writes nothing any more for this node, since which promise
+	refusals  uint64                // grows with refused and with the view records
+	opens     map[ring.ID]time.Time // own blocks that were taken over in this run, and when they may be used
+	forced    peer.Set              // whose removal shall not wait
+	waits     []peer.ID             // for this node's own proposal
+	hindrance string                // a sentence about it
 }
 
 type claimName struct{ container, ifname string }
@@ -109,14 +121,31 @@ func New(cfg Config) (*Allocator, error) {
 	if cfg.CoolFor == 0 {
 		cfg.CoolFor = defaultCoolFor
 	}
+	if cfg.CoolTaken == 0 {
+		cfg.CoolTaken = defaultCoolTaken
+	}
+	if cfg.Silence == 0 {
+		cfg.Silence = defaultSilence
+	}
 	a := &Allocator{
 		cfg:      cfg,
 		self:     cfg.Signer.ID(),
 		log:      cfg.Log,
-		verify:   ring.Keys(cfg.Keys),
+		verify:   cfg.Verify,
+		random:   cfg.Random,
 		calls:    make(chan func()),
 		stopping: make(chan struct{}),
 		asks:     make(chan struct{}, 1),
+		roster:   make(chan struct{}, 1),
+		forced:   make(peer.Set),
+		opens:    make(map[ring.ID]time.Time),
+		cooling:  make(map[ring.ID]bool),
+	}
+	if a.random == nil {
+		a.random = rand.Uint64
+	}
+	if a.verify == nil {
+		a.verify = ring.Keys(cfg.Keys)
 	}
 	st, err := load(cfg.Store, cfg.Universe, cfg.Linked6)
 	if err != nil {
@@ -154,6 +183,16 @@ func (a *Allocator) adopt(st *state) {
 	defer a.mu.Unlock()
 	a.space, a.claims, a.byName, a.host = sp, claims, byName, host
 	a.heard, a.served = st.heard, st.served
+	a.promised, a.refused, a.removed = st.promised, st.refused, st.removed
+	a.refusals++
+	// When blocks were taken over is not known, by the clock of this boot: they cool anew.
+	clear(a.cooling)
+	for _, id := range st.taken {
+		a.cooling[id] = true
+		if _, known := a.opens[id]; !known {
+			a.opens[id] = now.Add(a.cfg.CoolTaken)
+		}
+	}
 	a.setRing(st.ring)
 	if st.stopped != "" {
 		a.phase, a.stopped = phaseStopped, st.stopped
@@ -165,6 +204,7 @@ func (a *Allocator) setRing(r *ring.Ring) {
 	a.ring = r
 	a.blocks = r.Owners()
 	a.space.SetBlocks(a.blocks[a.self])
+	a.space.SetLate(a.late())
 	if a.cfg.Linked6.IsValid() {
 		for id, blocks := range a.blocks {
 			for _, b := range slices.Clone(blocks) {
@@ -179,10 +219,7 @@ func (a *Allocator) setRing(r *ring.Ring) {
 func (a *Allocator) Run(ctx context.Context) (err error) {
 	defer func() {
 		close(a.stopping)
-		for _, w := range a.waiting {
-			w.answer(Claim{}, ErrStopped)
-		}
-		a.waiting = nil
+		a.abandon()
 		err = errors.Join(err, a.cfg.Store.Close())
 	}()
 	if err := a.begin(); err != nil {
@@ -194,6 +231,7 @@ func (a *Allocator) Run(ctx context.Context) (err error) {
 	defer cancel()
 	wg.Go(func() { a.confirm(ctx) })
 	wg.Go(func() { a.ask(ctx) })
+	wg.Go(func() { a.remove(ctx) })
 
 	giveUp := time.NewTimer(a.cfg.ConfirmWait)
 	defer giveUp.Stop()
@@ -221,7 +259,7 @@ func (a *Allocator) Run(ctx context.Context) (err error) {
 // begin makes this start known to the disk before anything else happens.
 func (a *Allocator) begin() error {
 	first := a.start.incarnation == 0
-	next := start{a.start.incarnation + 1, rand.Uint64()}
+	next := start{a.start.incarnation + 1, a.random()}
 	if err := a.commit(putFormat(), putIncarnation(next.incarnation)); err != nil {
 		return err
 	}
@@ -229,7 +267,7 @@ func (a *Allocator) begin() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.answered = peer.SetOf(a.self)
-	if first && a.phase == phaseStarting {
+	if (first || a.cfg.Weaken.has(WithoutSync)) && a.phase == phaseStarting {
 		a.phase = phaseConfirmed
 	}
 	return nil
@@ -239,7 +277,7 @@ func (a *Allocator) begin() error {
 // that wait are tried again.
 func (a *Allocator) settle() {
 	a.mu.Lock()
-	woken := a.space.Wake(time.Now())
+	woken := a.space.Wake(time.Now(), a.cfg.Lingers)
 	a.mu.Unlock()
 	a.woken = append(a.woken, woken...) // deleted with the next commit
 	if a.storeErr != nil && a.reload() != nil {
@@ -247,13 +285,14 @@ func (a *Allocator) settle() {
 	}
 	a.settleHost()
 	a.tryWaiting()
-	if !a.asking.Load() && a.short() {
+	if !a.asking && a.short() {
 		a.poke()
 	}
 }
 
 // poke tells the asker that there is need for space, or new hope of it.
 func (a *Allocator) poke() {
+	a.asking = true
 	select {
 	case a.asks <- struct{}{}:
 	default:
@@ -270,6 +309,13 @@ func (a *Allocator) commit(ops ...Op) error {
 	for _, addr := range a.woken {
 		ops = append([]Op{deleteRest(addr)}, ops...) // first: the address may be released again by ops
 	}
+	var cooled []ring.ID
+	for id := range a.cooling {
+		if !a.opens[id].After(time.Now()) {
+			cooled = append(cooled, id)
+			ops = append([]Op{deleteTaken(id)}, ops...)
+		}
+	}
 	if err := a.cfg.Store.Commit(ops); err != nil {
 		a.storeErr = err
 		a.log.Error("address store not written", "err", err)
@@ -277,6 +323,9 @@ func (a *Allocator) commit(ops ...Op) error {
 		return err
 	}
 	a.woken = nil
+	for _, id := range cooled {
+		delete(a.cooling, id)
+	}
 	return nil
 }
 

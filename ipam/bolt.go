@@ -23,6 +23,10 @@ var _ Store = (*Bolt)(nil)
 
 // OpenBolt opens or creates the store in a file. Only one process can have it open.
 func OpenBolt(path string) (*Bolt, error) {
+	// bbolt would keep such a file locked after its error.
+	if st, err := os.Stat(path); err == nil && st.Size() > 0 && st.Size() < 2*int64(os.Getpagesize()) {
+		return nil, damaged(path, fmt.Sprintf("it has %d bytes", st.Size()))
+	}
 	var db *bbolt.DB
 	err := guard(path, func() (err error) {
 		// The list of free pages stays on disk (NoFreelistSync would save a page per commit): to rebuild it, bbolt walks
@@ -30,6 +34,11 @@ func OpenBolt(path string) (*Bolt, error) {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 		return err
 	})
+	if err == nil {
+		if err = checkStructure(path, db.Info().PageSize); err != nil {
+			err = errors.Join(damaged(path, err), guard(path, db.Close))
+		}
+	}
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("another weftd uses %s. Stop it, or give this one a --state of its own", path)
@@ -60,12 +69,29 @@ func (b *Bolt) Load(yield func(table Table, key, value []byte) error) error {
 	var stop error // yield's own error, which says nothing about the file
 	err := guard(b.db.Path(), func() error {
 		return b.db.View(func(tx *bbolt.Tx) error {
-			return tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
-				return bucket.ForEach(func(key, value []byte) error {
+			want, err := readTotal(tx)
+			if err != nil {
+				return damaged(b.db.Path(), err)
+			}
+			var have total
+			err = tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+				if string(name) == sumBucket {
+					return nil
+				}
+				return bucket.ForEach(func(key, sealed []byte) error {
+					value, crc, err := unseal(Table(name), key, sealed)
+					if err != nil {
+						return damaged(b.db.Path(), err)
+					}
+					have.add(crc)
 					stop = yield(Table(name), key, value)
 					return stop
 				})
 			})
+			if err == nil && have != want {
+				return damaged(b.db.Path(), errSum)
+			}
+			return err
 		})
 	})
 	if stop == nil && err != nil {
@@ -78,22 +104,28 @@ func (b *Bolt) Load(yield func(table Table, key, value []byte) error) error {
 func (b *Bolt) Commit(ops []Op) error {
 	err := guard(b.db.Path(), func() error {
 		return b.db.Update(func(tx *bbolt.Tx) error {
+			all, err := readTotal(tx)
+			if err != nil {
+				return damaged(b.db.Path(), err)
+			}
 			for _, op := range ops {
 				bucket, err := tx.CreateBucketIfNotExists([]byte(op.Table))
 				if err != nil {
 					return err
 				}
+				all.take(bucket.Get(op.Key))
 				// The keys and values of a transaction must not change until it ends.
 				if op.Value == nil {
 					err = bucket.Delete(op.Key)
 				} else {
-					err = bucket.Put(slices.Clone(op.Key), slices.Clone(op.Value))
+					all.add(checksum(op.Table, op.Key, op.Value))
+					err = bucket.Put(slices.Clone(op.Key), seal(op.Table, op.Key, op.Value))
 				}
 				if err != nil {
 					return err
 				}
 			}
-			return nil
+			return writeTotal(tx, all)
 		})
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,9 @@ import (
 
 // Limits of claims.
 const (
+	withdrawTime = 200 * time.Millisecond
 	claimTimeout = 30 * time.Second // for a Claim whose context has no deadline
-	maxWaiting   = 1024             // claims that wait for an address
+	maxWaiting   = 1024             // claims that wait for an address, or to be looked at
 )
 
 // What a Claim can fail with; the error's text is a sentence for people with the cause.
@@ -32,10 +34,14 @@ type Request struct {
 	IfName    string     // inside the container
 	NetNS     string     // path of its network namespace
 	Pod       string     // namespace/name, for people; may be empty
+	Network   string     // whose it is: the runtime's network; may be empty
+	Aliases   string     // other names of the container, with spaces between; may be empty
+	Inode     uint64     // of the network namespace; 0: not known
 	Address   netip.Addr // a certain address, IPv4 or its linked IPv6; zero for the lowest free one
 }
 
-// Claim is an address that is in use. It is durable: it outlives the daemon until it is released.
+// Claim is an address that is in use, or kept for a container to come. It is durable: it outlives the daemon until it is
+// released.
 type Claim struct {
 	V4        netip.Addr
 	V6        netip.Addr // zero when the cluster has no IPv6
@@ -43,8 +49,17 @@ type Claim struct {
 	IfName    string
 	NetNS     string
 	Pod       string
+	Network   string
+	Aliases   string
+	Inode     uint64
 	Created   time.Time // wall clock, for people
 }
+
+// NoInterface stands for the interface of a claim that has none: somebody keeps the address by hand.
+const NoInterface = "-"
+
+// ByHand reports whether the claim is such a one. A container of its name gets the address when it asks for it.
+func (c Claim) ByHand() bool { return c.IfName == NoInterface && c.NetNS == "" }
 
 // waiter is a Claim under way.
 type waiter struct {
@@ -71,24 +86,8 @@ func (a *Allocator) Claim(ctx context.Context, req Request) (Claim, error) {
 	ctx, cancel := withMargin(ctx)
 	defer cancel()
 	w := &waiter{ctx: ctx, req: req, reply: make(chan reply, 1)}
-	err := a.do(ctx, func() {
-		w.rounds = a.outcome.rounds
-		if a.storeErr != nil {
-			if err := a.reload(); err != nil {
-				w.answer(Claim{}, fmt.Errorf("%w: %w", ErrNotReady, err))
-				return
-			}
-		}
-		if a.try(w) {
-			return
-		}
-		if len(a.waiting) == maxWaiting {
-			w.answer(Claim{}, fmt.Errorf("%w: %d claims wait already; %s", ErrNotReady, maxWaiting, a.sentence()))
-			return
-		}
-		a.waiting = append(a.waiting, w)
-		a.poke()
-	})
+	a.desk.addClaim(w)
+	err := a.do(ctx, a.serveDesk)
 	if err == nil {
 		select {
 		case r := <-w.reply:
@@ -96,11 +95,31 @@ func (a *Allocator) Claim(ctx context.Context, req Request) (Claim, error) {
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}
+		// It may have been given at this very moment: then it is the caller's, who knows best what to do with it.
+		if r, ok := a.withdraw(w); ok {
+			return r.claim, r.err
+		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Claim{}, a.whyNot()
 	}
 	return Claim{}, fmt.Errorf("claim an address: %w", err)
+}
+
+// withdraw ends a claim that nobody waits for any more; ok is false when it was not answered before. A disk that hangs is
+// not waited for.
+func (a *Allocator) withdraw(w *waiter) (r reply, ok bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), withdrawTime)
+	defer cancel()
+	_ = a.do(ctx, func() {
+		a.waiting = slices.DeleteFunc(a.waiting, func(other *waiter) bool { return other == w })
+	})
+	select {
+	case r = <-w.reply:
+		return r, true
+	default:
+		return r, false
+	}
 }
 
 // withMargin ends a little earlier than ctx, so that the sentence still reaches the caller.
@@ -118,7 +137,7 @@ func (a *Allocator) check(req *Request) error {
 	if req.Container == "" || req.IfName == "" {
 		return fmt.Errorf("%w: a claim needs a container and an interface", ErrBadRequest)
 	}
-	for _, s := range []string{req.Container, req.IfName, req.NetNS, req.Pod} {
+	for _, s := range []string{req.Container, req.IfName, req.NetNS, req.Pod, req.Network, req.Aliases} {
 		if len(s) > maxText {
 			return fmt.Errorf("%w: a name of %d bytes, at most %d", ErrBadRequest, len(s), maxText)
 		}
@@ -136,25 +155,25 @@ func (a *Allocator) check(req *Request) error {
 	return nil
 }
 
-// tryWaiting serves the claims that wait, oldest first.
-func (a *Allocator) tryWaiting() {
-	a.waiting = slices.DeleteFunc(a.waiting, a.try)
-}
-
-// try serves a claim; false when it must wait.
-func (a *Allocator) try(w *waiter) bool {
+// try serves a claim, as a part of what b makes durable; false when it must wait.
+func (a *Allocator) try(w *waiter, b *batch) bool {
 	if w.ctx.Err() != nil {
 		return true // nobody reads the answer; what was not asked for any more is not given
 	}
 	name := claimName{w.req.Container, w.req.IfName}
-	if addr, ok := a.byName[name]; ok {
+	addr, known := a.byName[name]
+	stray := known && !a.space.Owns(addr)
+	if known && !stray {
 		c := a.claims[addr].Claim
 		if w.req.Address.IsValid() && w.req.Address != addr {
 			w.answer(Claim{}, fmt.Errorf("%w: %s of %s has %s already", ErrTaken, w.req.IfName, w.req.Container, addr))
 			return true
 		}
-		w.answer(c, nil)
+		w.answer(a.renew(c, w.req))
 		return true
+	}
+	if b.names[name] { // twice at the same time: the second one gets what the first one gets
+		return false
 	}
 	if a.phase == phaseStopped {
 		w.answer(Claim{}, fmt.Errorf("%w: %s", ErrNotReady, a.stopped))
@@ -167,33 +186,69 @@ func (a *Allocator) try(w *waiter) bool {
 	if !a.serves() {
 		return false
 	}
-	addr := w.req.Address
-	if addr.IsValid() {
-		if err := a.space.Check(addr); err != nil {
-			w.answer(Claim{}, a.refusal(addr, err))
-			return true
+	if stray { // its address is somebody else's by now
+		_, after, err := a.renumber(name)
+		if errors.Is(err, ErrNoAddress) && !a.hopeless(w) {
+			return false
 		}
-	} else {
+		if err == nil {
+			after, err = a.renew(after, w.req)
+		}
+		w.answer(after, err)
+		return true
+	}
+	addr = w.req.Address
+	former, reserved := a.claims[addr]
+	switch {
+	case !addr.IsValid():
 		var ok bool
 		if addr, ok = a.space.Lowest(); !ok {
-			if a.hopeless(w.rounds) {
+			if a.hopeless(w) {
 				w.answer(Claim{}, a.shortage())
 				return true
 			}
 			return false
 		}
+	case reserved && former.ByHand() && former.Container == w.req.Container && a.space.Owns(addr):
+		b.replace(former)
+	case b.addrs[addr], a.lingers(addr): // somebody gets it just now, or still has it on an interface
+		return false
+	default:
+		if err := a.space.Check(addr); err != nil {
+			w.answer(Claim{}, a.refusal(addr, err))
+			return true
+		}
 	}
 	c := claim{Claim: Claim{
 		V4: addr, V6: space.Linked(a.cfg.Linked6, addr),
 		Container: w.req.Container, IfName: w.req.IfName, NetNS: w.req.NetNS, Pod: w.req.Pod,
-		Created: time.Now().Round(0).UTC(),
+		Network: w.req.Network, Aliases: w.req.Aliases, Inode: w.req.Inode, Created: time.Now().Round(0).UTC(),
 	}}
-	if err := a.put(c); err != nil {
-		w.answer(Claim{}, fmt.Errorf("%w: %w", ErrNotReady, err))
-		return true
-	}
-	w.answer(c.Claim, nil)
+	a.mu.Lock()
+	a.space.Take(addr) // so that the next of the batch gets another; nobody is told before it is durable
+	a.mu.Unlock()
+	b.add(c, w)
 	return true
+}
+
+// lingers reports whether a released address may still be on an interface.
+func (a *Allocator) lingers(addr netip.Addr) bool {
+	return a.cfg.Lingers != nil && a.space.Rests(addr) && a.cfg.Lingers(addr)
+}
+
+// renew follows a container to another namespace: one that is started again keeps its name and addresses.
+func (a *Allocator) renew(c Claim, req Request) (Claim, error) {
+	now := c
+	now.NetNS, now.Inode = req.NetNS, req.Inode
+	now.Pod, now.Network = cmp.Or(req.Pod, c.Pod), cmp.Or(req.Network, c.Network)
+	now.Aliases = cmp.Or(req.Aliases, c.Aliases)
+	if now == c {
+		return c, nil
+	}
+	if err := a.put(claim{Claim: now}); err != nil {
+		return Claim{}, fmt.Errorf("%w: %w", ErrNotReady, err)
+	}
+	return now, nil
 }
 
 // put makes a claim durable, then visible. The host's claim takes the place of a former one.
@@ -256,46 +311,72 @@ func (a *Allocator) settleHost() {
 }
 
 // Release gives back the claim of an interface, or all claims of a container when ifname is empty. It lists what it
-// released; that there was nothing is no error. A released address rests before it is given again.
+// released; that there was nothing is no error. A released address rests before it is given again, and until it is on no
+// interface any more (Config.Lingers).
 func (a *Allocator) Release(ctx context.Context, container, ifname string) ([]Claim, error) {
-	var released []Claim
-	var failed error
-	err := a.do(ctx, func() {
-		if a.storeErr != nil {
-			if failed = a.reload(); failed != nil {
-				return
-			}
-		}
-		var ops []Op
-		for _, c := range a.claims {
-			if !c.host && c.Container == container && (ifname == "" || c.IfName == ifname) {
-				released = append(released, c.Claim)
-				ops = append(ops, deleteClaim(c), putRest(c.V4))
-			}
-		}
-		if len(released) == 0 {
-			return
-		}
-		if failed = a.commit(ops...); failed != nil {
-			released = nil
-			return
-		}
-		a.mu.Lock()
-		now := time.Now()
-		for _, c := range released {
-			delete(a.claims, c.V4)
-			delete(a.byName, claimName{c.Container, c.IfName})
-			a.space.Release(c.V4, now)
-		}
-		a.mu.Unlock()
-		a.notify()
-	})
-	if err = errors.Join(err, failed); err != nil {
+	r := &release{container: container, ifname: ifname, done: make(chan struct{})}
+	a.desk.addRelease(r)
+	err := a.do(ctx, a.serveDesk)
+	if err == nil {
+		<-r.done
+		err = r.err
+	}
+	if err != nil {
 		return nil, fmt.Errorf("release an address: %w", err)
 	}
-	slices.SortFunc(released, compareClaims)
-	return released, nil
+	slices.SortFunc(r.released, compareClaims)
+	return r.released, nil
 }
+
+// Renumber gives an interface another address when its own has become somebody else's: one step, so that nobody ever
+// reads both or none. Where the address is still this node's nothing changes.
+func (a *Allocator) Renumber(ctx context.Context, container, ifname string) (before, after Claim, err error) {
+	var failed error
+	err = a.do(ctx, func() { before, after, failed = a.renumber(claimName{container, ifname}) })
+	if err = errors.Join(err, failed); err != nil {
+		return Claim{}, Claim{}, fmt.Errorf("renumber %s of %s: %w", ifname, container, err)
+	}
+	return before, after, nil
+}
+
+func (a *Allocator) renumber(name claimName) (before, after Claim, err error) {
+	if a.storeErr != nil {
+		if err := a.reload(); err != nil {
+			return before, after, err
+		}
+	}
+	addr, ok := a.byName[name]
+	if !ok {
+		return before, after, fmt.Errorf("%w: there is no such claim", ErrBadRequest)
+	}
+	old := a.claims[addr]
+	if a.space.Owns(addr) {
+		return old.Claim, old.Claim, nil
+	}
+	if !a.serves() {
+		return before, after, fmt.Errorf("%w: %s", ErrNotReady, a.sentence())
+	}
+	now := old
+	if now.V4, ok = a.space.Lowest(); !ok {
+		a.poke()
+		return before, after, a.shortage()
+	}
+	now.V6 = space.Linked(a.cfg.Linked6, now.V4)
+	if err := a.commit(deleteClaim(old), putClaim(now), deleteRest(now.V4)); err != nil {
+		return before, after, err
+	}
+	a.mu.Lock()
+	delete(a.claims, addr)
+	a.space.Drop(addr)
+	a.space.Take(now.V4)
+	a.claims[now.V4], a.byName[name] = now, now.V4
+	a.mu.Unlock()
+	a.notify()
+	return old.Claim, now.Claim, nil
+}
+
+// Settle looks again at what may have changed outside of the allocator: addresses that lingered.
+func (a *Allocator) Settle(ctx context.Context) error { return a.do(ctx, func() {}) }
 
 // Claims lists the claims of containers in the order of their addresses.
 func (a *Allocator) Claims() []Claim {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -47,6 +48,8 @@ type node struct {
 	strict bool
 	joined atomic.Bool
 	mute   atomic.Bool // a member without a vote
+	roster *facts
+	weaken Weakness
 
 	mu    sync.Mutex // guards alloc
 	alloc *Allocator // nil while the machine is down
@@ -67,6 +70,7 @@ func newCluster(t testing.TB, members int, prefix string, atomBits int) *cluster
 		}
 		n := &node{c: c, index: i, name: fmt.Sprintf("n%d", i+1), key: key, disk: newMemory()}
 		n.joined.Store(true)
+		n.roster = &facts{n: n, removals: make(map[peer.ID]Removal)}
 		c.nodes = append(c.nodes, n)
 	}
 	u, err := ring.NewUniverse([32]byte{7}, c.nodes[0].key.ID(),
@@ -130,6 +134,10 @@ func (c *cluster) gossip(ctx context.Context) {
 			if m == n || a == nil || b == nil || !c.reachable(n, m) || c.chance(c.loss) {
 				continue
 			}
+			if n.roster.removed(m.key.ID()) || m.roster.removed(n.key.ID()) {
+				continue
+			}
+			_ = n.roster.Merge(m.roster.Delta(nil))
 			if !bytes.Equal(a.Digest(), b.Digest()) {
 				if err := a.Merge(b.Snapshot()); err != nil && !errors.Is(err, ErrStopped) &&
 					!errors.Is(err, errCrashed) && !errors.Is(err, errFull) {
@@ -138,6 +146,11 @@ func (c *cluster) gossip(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// gone reports whether anybody knows that a machine was removed.
+func (c *cluster) gone(n *node) bool {
+	return slices.ContainsFunc(c.nodes, func(m *node) bool { return m.roster.removed(n.key.ID()) })
 }
 
 func (c *cluster) reachable(n, m *node) bool {
@@ -172,7 +185,7 @@ func (n *node) up() *Allocator {
 
 func (n *node) config() Config {
 	return Config{
-		Universe: n.c.u, Linked6: linked6, Signer: n.key, Network: n, Store: n.disk, Strict: n.strict,
+		Universe: n.c.u, Linked6: linked6, Signer: n.key, Network: n, Roster: n.roster, Weaken: n.weaken, Store: n.disk, Strict: n.strict,
 		Log: slog.New(slog.NewTextHandler(testWriter{n}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Keys: func(id peer.ID) (ed25519.PublicKey, bool) {
 			m := n.c.find(id)
@@ -267,10 +280,16 @@ func (n *node) Peers() []peer.Info {
 			continue
 		}
 		state := peer.Alive
-		if m.up() == nil || !n.c.reachable(n, m) {
+		switch {
+		case n.roster.removed(m.key.ID()):
+			state = peer.Removed
+		case m.up() == nil || !n.c.reachable(n, m):
 			state = peer.Dead
 		}
-		infos = append(infos, peer.Info{ID: m.key.ID(), Name: m.name, State: state, JoinSeq: uint64(m.index)})
+		infos = append(infos, peer.Info{
+			ID: m.key.ID(), Name: m.name, State: state, JoinSeq: uint64(m.index),
+			Ephemeral: m.mute.Load(),
+		})
 	}
 	return infos
 }
@@ -330,6 +349,9 @@ func (c *cluster) check() {
 			}
 		}
 		rings = append(rings, r)
+		if c.gone(n) {
+			continue // what it believes to own is somebody else's, or will be
+		}
 		mine := owned{n, r.Blocks(n.key.ID())}
 		for _, o := range all {
 			for _, p := range o.blocks {

@@ -20,14 +20,48 @@ type Signer interface {
 // Network is what the allocator needs of the mesh. Its methods are called from several goroutines; Peers and Voters
 // answer at once from memory.
 type Network interface {
-	// Call asks one member and waits for the answer; req and the answer are not kept by either side.
+	// Call asks one member and waits for the answer; req and the answer are not kept by either side. A removed member may
+	// be called too: where that is possible it learns that it was removed.
 	Call(ctx context.Context, to peer.ID, method string, req []byte) ([]byte, error)
 	// Changed says that Digest has changed, so that others learn of it soon. It returns at once.
 	Changed()
 	// Peers lists the other members of the cluster, the dead and removed ones too.
 	Peers() []peer.Info
-	// Voters lists the members that count for a quorum, this node included if it is one.
+	// Voters lists the members that count for a quorum, this node included if it is one. It makes no difference whether
+	// removed ones are among them.
 	Voters() []peer.Voter
+}
+
+// Roster is what the allocator needs of the signed facts about membership. Its methods are called from several
+// goroutines and answer at once from memory.
+type Roster interface {
+	// Removals lists everybody who was removed, this node too. It only grows.
+	Removals() []Removal
+	// Issuers lists the members that may admit and remove now, this node too if it is one.
+	Issuers() []peer.ID
+	// Issued reports whether id holds or once held the right to admit and remove, removed members included: what it wrote
+	// while it had the right stays written.
+	Issued(id peer.ID) bool
+	// Joining lists the members-to-be that this node has promised to admit and whose certificates it has not seen; of each
+	// only ID, JoinSeq and Ephemeral count.
+	Joining() []peer.Info
+
+	// Summary, Delta and Merge bring another node's facts here: Delta is at least a part of what a node with that summary
+	// lacks, and Merge takes its good parts durably.
+	Summary() []byte
+	Delta(summary []byte) []byte
+	Merge(delta []byte) error
+}
+
+// Removal is the signed end of a membership, as far as it matters here.
+type Removal struct {
+	Node   peer.ID
+	Left   bool // the node says so itself, and had stopped before it said so
+	Stolen bool // its disk is in the wrong hands: nobody waits for it to stop
+	Silent bool // nobody heard it for long: its addresses have rested enough
+	// Incarnation is the newest start of the node that whoever signed knew of; 0 when that is not said. A later one means
+	// that the node came up again.
+	Incarnation uint64
 }
 
 // Config is what an Allocator is made of. Fields without a comment on a default must be set.
@@ -39,15 +73,50 @@ type Config struct {
 	// granted.
 	Keys    func(peer.ID) (ed25519.PublicKey, bool)
 	Network Network
+	Roster  Roster
 	Store   Store // owned by the allocator from New on; Run closes it
 	Log     *slog.Logger
 
 	Strict      bool          // serve nothing until confirmed, however long that takes
 	ConfirmWait time.Duration // how long to ask for confirmation before serving unconfirmed; 0 means 10 s
 	CoolFor     time.Duration // how long a released address rests; 0 means 60 s
+	// Lingers reports whether an address that was released may still be on an interface: it rests until that has gone. It
+	// answers at once. nil: none is.
+	Lingers   func(netip.Addr) bool
+	CoolTaken time.Duration // how long a block rests that was taken over from a removed member; 0 means 1 h
+	Silence   time.Duration // how long a removed member that came up again must not be heard; 0 means 15 min
+
+	Verify ring.Verifier // of signatures; nil means Ed25519 with Keys
+	Random func() uint64 // for names of requests and starts; nil means the system's
+	Weaken Weakness      // zero in every program; tests must find what each of these breaks
 }
 
 const (
 	defaultConfirmWait = 10 * time.Second
 	defaultCoolFor     = 60 * time.Second
+	defaultCoolTaken   = time.Hour
+	defaultSilence     = 15 * time.Minute
 )
+
+// Weakness is a set of rules that an allocator does not follow.
+type Weakness uint32
+
+// The rules, by what goes without them. Zero follows all.
+const (
+	WithoutFence       Weakness = 1 << iota // blocks of removed members are taken over at once, and nobody is asked (R10)
+	WithoutRefusal                          // what a removed member wrote is taken from others after the promise too (R9)
+	WithoutSync                             // a start is confirmed at once (R4)
+	WithoutIncarnation                      // promises do not look at what the removed member did since (R7)
+	WithoutDisk                             // a grant is sent before it is durable (R1)
+	WithoutQuorum                           // survivors need not be a quorum (R10)
+	WithoutNumbers                          // a number is promised more than once (R6)
+	WithoutMinority                         // promises of most survivors are enough (R10)
+	WithoutClosure                          // the rosters of those who promise do not count (R10)
+	WithoutMemory                           // the next promise forgets who was refused before (R9)
+	WithoutSyncRefusal                      // answers to sync are taken without refusal (R9)
+	WithoutRestraint                        // blocks that a removed member gave to survivors are written anew (R11)
+	WithoutJoiners                          // voters-to-be do not count (Q)
+)
+
+// has reports whether a rule is not followed.
+func (w Weakness) has(rule Weakness) bool { return w&rule != 0 }

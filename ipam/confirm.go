@@ -71,46 +71,51 @@ func (a *Allocator) forEach(ctx context.Context, ids []peer.ID, f func(ctx conte
 // awaited lists the voters that have not answered yet. Enough of them have when the others are a quorum, which confirms,
 // or when nothing more can come of it.
 func (a *Allocator) awaited(ctx context.Context) (waits []peer.ID, enough bool) {
-	voters, answered, stopped := a.hearing()
-	if stopped {
+	h := a.hearing(a.ballot())
+	if h.over {
 		return nil, true
 	}
-	for _, v := range voters {
-		if !answered.Has(v.ID) {
-			waits = append(waits, v.ID)
-		}
-	}
 	// A quorum of all voters that any answer names is needed, for this node's own list may be old.
-	enough = peer.Quorum(voters, answered) && a.do(ctx, a.confirmed) == nil
-	return waits, enough
+	enough = peer.Quorum(h.voters, h.answered) && a.do(ctx, a.confirmed) == nil
+	return h.waits, enough
 }
 
-// hearing is who has to answer after a start and who has: all voters in this node's view and in those that came with
-// answers, without the removed.
-func (a *Allocator) hearing() (voters []peer.Voter, answered peer.Set, stopped bool) {
+// hearing is who counts after a start and who has answered: all voters in this node's view and in those that came with
+// answers.
+type hearing struct {
+	voters   []peer.Voter
+	answered peer.Set
+	waits    []peer.ID // voters that were not removed and have not answered
+	over     bool      // nobody needs to answer any more
+}
+
+func (a *Allocator) hearing(b ballot) hearing {
+	h := hearing{voters: b.voters}
 	a.mu.RLock()
-	theirs, answered, stopped := a.voters, maps.Clone(a.answered), a.phase == phaseStopped
+	theirs := a.voters
+	h.answered, h.over = maps.Clone(a.answered), a.phase == phaseStopped
+	// Who is removed is no witness, even if it answered before that was known.
+	maps.DeleteFunc(h.answered, func(id peer.ID, _ struct{}) bool {
+		_, removed := b.removed[id]
+		return removed || a.refuses(id)
+	})
 	a.mu.RUnlock()
-	voters = slices.Clone(a.cfg.Network.Voters())
-	if len(theirs) == 0 {
-		return voters, answered, stopped
-	}
-	seen := make(peer.Set)
-	for _, v := range voters {
-		seen.Add(v.ID)
-	}
-	for _, p := range a.cfg.Network.Peers() {
-		if p.State == peer.Removed {
-			seen.Add(p.ID)
-		}
+	counted := make(peer.Set)
+	for _, v := range h.voters {
+		counted.Add(v.ID)
 	}
 	for _, v := range theirs {
-		if !seen.Has(v.ID) {
-			seen.Add(v.ID)
-			voters = append(voters, v)
+		if _, removed := b.removed[v.ID]; !removed && !counted.Has(v.ID) {
+			counted.Add(v.ID)
+			h.voters = append(h.voters, v)
 		}
 	}
-	return voters, answered, stopped
+	for _, v := range h.voters {
+		if _, removed := b.removed[v.ID]; !removed && !h.answered.Has(v.ID) {
+			h.waits = append(h.waits, v.ID)
+		}
+	}
+	return h
 }
 
 // confirmed ends the doubt after a start.
@@ -159,7 +164,11 @@ func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 		return false
 	}
 	if answer.ring != nil {
-		rejected, err := a.merge(ctx, answer.ring)
+		var except func(peer.ID) bool
+		if a.cfg.Weaken.has(WithoutSyncRefusal) {
+			except = everybody
+		}
+		rejected, err := a.merge(ctx, answer.ring, except)
 		if err != nil {
 			a.log.Warn("ring not merged", "peer", id, "err", err)
 			return false
@@ -218,6 +227,10 @@ func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]by
 	var answer syncAnswer
 	var failed error
 	err = a.do(ctx, func() {
+		if a.refuses(from) {
+			failed = fmt.Errorf("%s is being removed", from.Short())
+			return
+		}
 		answer.before = a.heard[from]
 		newer := req.start.incarnation > answer.before.incarnation
 		if newer {

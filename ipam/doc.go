@@ -3,7 +3,8 @@
 //
 // Who owns what is the ring (package ring), a map that all members replicate; which addresses of a node's own blocks are
 // free is a space (package space). The Allocator owns one of each and the claims. It decides nothing about membership,
-// carries no messages and touches no interface: the mesh, the identity key and the disk are given to it (Config).
+// carries no messages and touches no interface: the mesh, the roster, the identity key and the disk are given to it
+// (Config).
 //
 // # Rules
 //
@@ -17,6 +18,11 @@
 //   - After a restart a node lends nothing until a quorum of the voters has answered (peer.Quorum), over all voters that
 //     the answers name. It gives from its own blocks after ten seconds without a quorum, and says so, unless it is told
 //     to be strict.
+//   - What a removed member owned is given to others only when every survivor has promised to refuse what that member
+//     wrote, and has told what it knows; see Reclaim. Until then a removed voter counts in every quorum as one that does
+//     not answer, so that no two halves of a cluster can remove each other and both go on.
+//   - A member that was removed gets no grant, no promise and no answer to its start. When it learns of its removal it
+//     stops for good.
 //   - A node that hears of a start or of a grant of its own that it does not know has lost a part of its disk. What it
 //     believes to own may be somebody else's, so it stops for good; only a new identity can go on.
 //
@@ -27,7 +33,14 @@
 //	ipam.sync   {1 incarnation, 2 start, 3 digest}  ->  {1 incarnation, 2 start: heard before, 3 ring, 4 voters}
 //	ipam.spare  {1 digest}                          ->  {1 addresses, 2 reason, 3 ring}
 //	ipam.grant  {1 request}                         ->  {2 ring: the grant and its proof, 3 reason}
-//	ipam.push   {1 ring}                            ->  {} when it is on disk
+//	ipam.push   {1 ring, 2 roster}                  ->  {1 summary of the roster} when all of it is on disk
+//	ipam.promise {1 proposal, 2 digest, 3 roster}   ->  {1 verdict, 2 ring, 3 roster, 4 partial, 5 joining, 6 higher,
+//	                                                     7 newer, 8 idle}
+//
+// In ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it was too long.
+// Verdicts are yes, unproven, number (higher is the proposal that was promised), newer (the removed have started since) and
+// stopped (this is the removed one). Joining are 25 bytes each: node, join sequence, 1 for one without a vote; newer 24
+// bytes: node and start.
 //
 // A voter is 16 bytes of ID and 8 of join sequence. Reasons are append-only.
 //

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"weft/ipam/ring"
 	"weft/mesh/peer"
@@ -90,6 +89,9 @@ func (a *Allocator) lend(to peer.ID, request requestID) (grantAnswer, error) {
 		}
 		return grantAnswer{ring: a.ring.Proof(grants)}, nil
 	}
+	if a.refuses(to) {
+		return grantAnswer{}, fmt.Errorf("%s is being removed", to.Short())
+	}
 	block, reason := a.spare()
 	if reason != lackNothing {
 		return grantAnswer{reason: reason}, nil
@@ -105,7 +107,9 @@ func (a *Allocator) lend(to peer.ID, request requestID) (grantAnswer, error) {
 	if len(next.Encode()) > ring.MaxWire || len(s.grants) > maxServed {
 		return grantAnswer{reason: lackSpace}, nil // others could not read the ring any more
 	}
-	if err := a.write(next, report, putServed(to, s)); err != nil {
+	if a.cfg.Weaken.has(WithoutDisk) {
+		a.publish(next, report, nil)
+	} else if err := a.write(next, report, putServed(to, s)); err != nil {
 		return grantAnswer{}, err
 	}
 	a.mu.Lock()
@@ -115,61 +119,62 @@ func (a *Allocator) lend(to peer.ID, request requestID) (grantAnswer, error) {
 	return grantAnswer{ring: next.Proof(report.Added)}, nil
 }
 
+// ErrLastMember says that there is nobody to hand space back to: this node keeps it, and whoever comes back to the cluster
+// gets it from here.
+var ErrLastMember = errors.New("this is the last member")
+
 // ErrInUse says that a node cannot hand back its space while containers have addresses of it.
 var ErrInUse = errors.New("addresses are in use")
 
 // HandBack gives all of this node's blocks to other members, each to the one that it came from where that is alive, and
-// returns when each has it on disk. The host's address goes too. Afterwards the node has nothing to give; it is for
-// leaving the cluster. After an error it may be called again.
+// returns when each heir has it on disk and a quorum of the other voters has on disk whatever this node knows: then it may
+// say that it has left, and quorums need not count it any more. The host's address goes too. Afterwards the node has
+// nothing to give; it is for leaving the cluster. After an error it may be called again.
 func (a *Allocator) HandBack(ctx context.Context) error {
 	var heirs []peer.ID
-	var proof []byte
 	var failed error
 	peers := a.cfg.Network.Peers()
-	if err := a.do(ctx, func() { heirs, proof, failed = a.handBack(peers) }); err != nil {
+	if err := a.do(ctx, func() { heirs, failed = a.handBack(peers) }); err != nil {
 		return fmt.Errorf("hand back space: %w", err)
+	}
+	if failed == nil {
+		failed = a.handOver(ctx, heirs)
 	}
 	if failed != nil {
 		return fmt.Errorf("hand back space: %w", failed)
 	}
-	var mu sync.Mutex // guards silent
-	var silent []error
-	a.forEach(ctx, heirs, func(ctx context.Context, heir peer.ID) {
-		if _, err := a.cfg.Network.Call(ctx, heir, methodPush, encodePush(proof)); err != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			silent = append(silent, fmt.Errorf("hand back space: %s has not confirmed what it got: %w", names(peers, heir), err))
-		}
-	})
-	return errors.Join(silent...)
+	return nil
 }
 
-func (a *Allocator) handBack(peers []peer.Info) (heirs []peer.ID, proof []byte, err error) {
+func (a *Allocator) handBack(peers []peer.Info) (heirs []peer.ID, err error) {
 	if a.storeErr != nil {
 		if err := a.reload(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	if a.phase == phaseLeft {
-		return a.heirs, a.ring.Encode(), nil
+		return a.heirs, nil
 	}
 	if a.phase != phaseConfirmed {
-		return nil, nil, fmt.Errorf("%w: %s", ErrNotReady, a.sentence())
+		return nil, fmt.Errorf("%w: %s", ErrNotReady, a.sentence())
+	}
+	if !slices.ContainsFunc(peers, func(p peer.Info) bool { return p.State != peer.Removed }) {
+		return nil, ErrLastMember
 	}
 	if n := len(a.byName); n > 0 {
-		return nil, nil, fmt.Errorf("%w: by %d interfaces. Detach them first: weft ip list", ErrInUse, n)
+		return nil, fmt.Errorf("%w: by %d interfaces. Detach them first: weft ip list", ErrInUse, n)
 	}
 	old, next := a.ring, a.ring
 	for _, block := range old.Blocks(a.self) {
 		heir, ok := heirOf(next, block, peers)
 		if !ok {
-			return nil, nil, fmt.Errorf("no member is alive that could take %s", block)
+			return nil, fmt.Errorf("no member is alive that could take %s", block)
 		}
 		if !slices.Contains(heirs, heir) {
 			heirs = append(heirs, heir)
 		}
 		if next, _, err = next.Grant(a.cfg.Signer, block, heir); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	report := next.Since(old)
@@ -178,7 +183,7 @@ func (a *Allocator) handBack(peers []peer.Info) (heirs []peer.ID, proof []byte, 
 		ops = append(ops, deleteClaim(c))
 	}
 	if err := a.write(next, report, ops...); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	a.mu.Lock()
 	if a.host.IsValid() {
@@ -189,7 +194,7 @@ func (a *Allocator) handBack(peers []peer.Info) (heirs []peer.ID, proof []byte, 
 	a.phase, a.heirs = phaseLeft, heirs
 	a.mu.Unlock()
 	a.notify()
-	return heirs, next.Proof(report.Added), nil
+	return heirs, nil
 }
 
 // heirOf is who takes a block back: of those that are alive the one that it came from, the owner of its buddy, or

@@ -25,7 +25,9 @@ const (
 )
 
 // Methods lists the calls that HandleCall answers.
-func Methods() []string { return []string{methodSync, methodSpare, methodGrant, methodPush} }
+func Methods() []string {
+	return []string{methodSync, methodSpare, methodGrant, methodPush, methodPromise}
+}
 
 // syncRequest is what a node says of itself after its start.
 type syncRequest struct {
@@ -60,6 +62,13 @@ type grantAnswer struct {
 	reason lack
 }
 
+// push brings a ring and facts of the roster; either may be nil. It is answered when all of it is durable, and not when
+// a part was left out.
+type push struct{ ring, roster []byte }
+
+// pushAnswer says what the other's roster is.
+type pushAnswer struct{ summary []byte }
+
 // lack is why a member lends nothing. It travels, so numbers are never given a new meaning.
 type lack uint8
 
@@ -87,7 +96,9 @@ const (
 	tagGrantRing    = 2
 	tagGrantReason  = 3
 
-	tagPushRing = 1
+	tagPushRing    = 1
+	tagPushRoster  = 2
+	tagPushSummary = 1 // of the answer
 )
 
 // parseLack takes a reason that this build does not know for the plainest one.
@@ -220,13 +231,33 @@ func parseGrantAnswer(b []byte) (m grantAnswer, err error) {
 	return m, r.Err()
 }
 
-func encodePush(b []byte) []byte { return tlv.Append(newMessage(), tagPushRing, b) }
+func (m push) encode() []byte {
+	b := newMessage()
+	if m.ring != nil {
+		b = tlv.Append(b, tagPushRing, m.ring)
+	}
+	if m.roster != nil {
+		b = tlv.Append(b, tagPushRoster, m.roster)
+	}
+	return b
+}
 
-func parsePush(b []byte) ([]byte, error) {
+func parsePush(b []byte) (m push, err error) {
 	r, err := parseMessage("a pushed ring", b)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
-	r.Require(tagPushRing)
-	return r.Bytes(tagPushRing, ring.MaxWire), r.Err()
+	m = push{r.Bytes(tagPushRing, ring.MaxWire), r.Bytes(tagPushRoster, maxMessage)}
+	return m, r.Err()
+}
+
+func (m pushAnswer) encode() []byte { return tlv.Append(newMessage(), tagPushSummary, m.summary) }
+
+func parsePushAnswer(b []byte) (m pushAnswer, err error) {
+	r, err := parseMessage("an answer to a pushed ring", b)
+	if err != nil {
+		return m, err
+	}
+	m = pushAnswer{r.Bytes(tagPushSummary, maxMessage)}
+	return m, r.Err()
 }

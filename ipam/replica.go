@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"weft/ipam/ring"
+	"weft/ipam/space"
 	"weft/mesh/peer"
 )
 
@@ -25,29 +27,39 @@ func (a *Allocator) Snapshot() []byte { return a.current().Encode() }
 func (a *Allocator) Merge(b []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), mergeTimeout)
 	defer cancel()
-	rejected, err := a.merge(ctx, b)
+	rejected, err := a.merge(ctx, b, nil)
 	return errors.Join(err, leftOut(rejected))
 }
 
-// merge returns once everything that is proven is durable.
-func (a *Allocator) merge(ctx context.Context, b []byte) ([]ring.Rejection, error) {
+// merge returns once everything that is proven is durable. Everything that comes from others comes this way; except says
+// of whom even that is taken which this node has promised to refuse.
+func (a *Allocator) merge(ctx context.Context, b []byte, except func(peer.ID) bool) ([]ring.Rejection, error) {
 	batch, err := ring.Decode(a.cfg.Universe, b)
 	if err != nil {
 		return nil, err
 	}
 	// Signatures are checked here, on the caller's time.
-	before := a.current()
-	proven := a.cfg.Universe.Prove(batch, before.Has, a.verify)
+	a.mu.RLock()
+	before, refusals := a.ring, a.refusals
+	a.mu.RUnlock()
+	proven := a.cfg.Universe.Prove(batch, a.judge(before, except))
 	if next, _ := before.Merge(proven); next != before {
 		var failed error
-		err = a.do(ctx, func() { failed = a.absorb(proven) })
+		err = a.do(ctx, func() {
+			if a.refusals != refusals { // a promise made meanwhile covers this, too
+				proven = a.cfg.Universe.Prove(batch, a.judge(a.ring, except))
+			}
+			failed = a.absorb(proven)
+		})
 		err = errors.Join(err, failed)
 	}
 	return proven.Rejected(), err
 }
 
-// leftOut is an error about entries, nil when there are none.
+// leftOut is an error about entries, nil when there are none. That something is refused until a removal is complete is
+// as it shall be.
 func leftOut(rejected []ring.Rejection) error {
+	rejected = slices.DeleteFunc(slices.Clone(rejected), func(r ring.Rejection) bool { return errors.Is(r.Err, ring.ErrRefused) })
 	if len(rejected) == 0 {
 		return nil
 	}
@@ -70,7 +82,15 @@ func (a *Allocator) absorb(p ring.Proven) error {
 	if !report.Changed() {
 		return nil
 	}
-	// This node knows all that it ever granted, for it persists before it sends.
+	// This node knows all that it ever wrote, for it persists before it sends.
+	if slices.ContainsFunc(report.Views, func(v *ring.View) bool { return v.Writer() == a.self }) && a.stopped == "" {
+		reason := "this node completed a removal and does not know of it: its disk was set back or copied" + stoppedHint
+		if err := a.write(next, report, putStopped(reason)); err != nil {
+			return err
+		}
+		a.setStopped(reason)
+		return nil
+	}
 	if i := slices.IndexFunc(report.Won, func(g *ring.Grant) bool { return g.Grantor() == a.self }); i >= 0 && a.stopped == "" {
 		reason := fmt.Sprintf("this node granted %s to %s and does not know of it: its disk was set back or copied",
 			report.Won[i].Block(), names(a.cfg.Network.Peers(), report.Won[i].Owner())) + stoppedHint
@@ -107,15 +127,70 @@ func (a *Allocator) write(next *ring.Ring, report ring.Report, more ...Op) error
 	for _, v := range report.OldViews {
 		ops = append(ops, deleteView(v))
 	}
+	opens := a.cool(report)
+	for id := range opens {
+		ops = append(ops, putTaken(id))
+	}
+	for _, g := range report.Dropped {
+		if a.cooling[g.ID()] {
+			ops = append(ops, deleteTaken(g.ID()))
+		}
+	}
 	if err := a.commit(ops...); err != nil {
 		return err
 	}
+	for id := range opens {
+		a.cooling[id] = true
+	}
+	for _, g := range report.Dropped {
+		delete(a.cooling, g.ID())
+	}
+	a.publish(next, report, opens)
+	return nil
+}
+
+// publish makes what is durable visible, then known.
+func (a *Allocator) publish(next *ring.Ring, report ring.Report, opens map[ring.ID]time.Time) {
 	a.mu.Lock()
+	maps.Copy(a.opens, opens)
+	for _, g := range report.Dropped {
+		delete(a.opens, g.ID())
+	}
+	if len(report.Views) > 0 {
+		a.refusals++
+	}
 	a.setRing(next)
 	a.mu.Unlock()
 	a.notify()
 	a.cfg.Network.Changed()
-	return nil
+}
+
+// cool says when own blocks that were taken over just now may be used. Of a member that nobody heard for long the
+// addresses have rested like released ones.
+func (a *Allocator) cool(report ring.Report) map[ring.ID]time.Time {
+	opens := make(map[ring.ID]time.Time)
+	for _, g := range report.Added {
+		if g.From().IsZero() || g.Owner() != a.self {
+			continue
+		}
+		wait := a.cfg.CoolTaken
+		if slices.ContainsFunc(a.cfg.Roster.Removals(), func(r Removal) bool { return r.Node == g.From() && r.Silent }) {
+			wait = min(wait, a.cfg.CoolFor)
+		}
+		opens[g.ID()] = time.Now().Add(wait)
+	}
+	return opens
+}
+
+// late lists own blocks that were taken over, which cool and are used last; mu is held.
+func (a *Allocator) late() []space.Late {
+	var late []space.Late
+	for _, run := range a.ring.Runs() {
+		if from, taken := a.opens[run.Grant]; taken && run.Owner == a.self && run.Block.Addr().Is4() {
+			late = append(late, space.Late{Block: run.Block, From: from})
+		}
+	}
+	return late
 }
 
 // strays lists the claims outside this node's blocks; mu is held.
@@ -142,19 +217,19 @@ func (a *Allocator) HandleCall(ctx context.Context, from peer.ID, method string,
 		return a.serveSpare(req)
 	case methodGrant:
 		return a.serveGrant(ctx, from, req)
+	case methodPromise:
+		return a.servePromise(ctx, from, req)
 	case methodPush:
-		b, err := parsePush(req)
-		if err != nil {
-			return nil, err
-		}
-		_, err = a.merge(ctx, b)
-		return newMessage(), err
+		return a.servePush(ctx, req)
 	}
 	return nil, fmt.Errorf("%s: not a call to the address allocator", method)
 }
 
 // isMember reports whether id is in the roster and not removed.
 func (a *Allocator) isMember(id peer.ID) bool {
+	if slices.ContainsFunc(a.cfg.Roster.Removals(), func(r Removal) bool { return r.Node == id }) {
+		return false
+	}
 	return id != a.self && slices.ContainsFunc(a.cfg.Network.Peers(), func(p peer.Info) bool {
 		return p.ID == id && p.State != peer.Removed
 	})

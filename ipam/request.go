@@ -26,10 +26,11 @@ type outcome struct {
 	lacks  map[peer.ID]lack
 }
 
-// hopeless reports whether waiting for an address is of no use: a whole round that began after the first since rounds
-// has found that nobody has anything to lend, everybody has answered, and no address of this node's own rests.
-func (a *Allocator) hopeless(since int) bool {
-	if a.outcome.rounds < since+2 { // the round that was under way may have asked too early
+// hopeless reports whether it is of no use that a claim waits for an address: a whole round that began after the first
+// since it came has found that nobody has anything to lend, everybody has answered, and no address of this node's own
+// becomes free in time.
+func (a *Allocator) hopeless(w *waiter) bool {
+	if a.outcome.rounds < w.rounds+2 { // the round that was under way may have asked too early
 		return false
 	}
 	for id := range a.blocks {
@@ -37,8 +38,9 @@ func (a *Allocator) hopeless(since int) bool {
 			return false
 		}
 	}
-	_, rests := a.space.NextWake()
-	return !rests
+	next, rests := a.space.NextWake()
+	deadline, ok := w.ctx.Deadline()
+	return !rests || ok && next.After(deadline)
 }
 
 // short reports whether more space is wanted: there is none, or most of it is in use.
@@ -69,8 +71,7 @@ func (a *Allocator) ask(ctx context.Context) {
 			return
 		case <-a.asks:
 		}
-		a.asking.Store(true)
-		for pause := askFirst; a.short() && ctx.Err() == nil; pause = min(2*pause, restLast) {
+		for pause := askFirst; a.wants(ctx); pause = min(2*pause, restLast) {
 			lacks, got := a.askRound(ctx, requests)
 			if ctx.Err() != nil {
 				return
@@ -80,6 +81,7 @@ func (a *Allocator) ask(ctx context.Context) {
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				a.outcome = outcome{a.outcome.rounds + 1, lacks}
+				a.asking = !got
 			})
 			a.notify()
 			if got {
@@ -93,11 +95,21 @@ func (a *Allocator) ask(ctx context.Context) {
 				return
 			}
 		}
-		a.asking.Store(false)
-		if a.short() { // since it was looked at last, when nobody poked because asking was still true
-			a.poke()
-		}
 	}
+}
+
+// wants reports whether there is a reason to ask. Run's goroutine decides it, so that no poke is lost in between; those
+// before are answered by the round that follows.
+func (a *Allocator) wants(ctx context.Context) (wants bool) {
+	err := a.do(ctx, func() {
+		wants = a.short()
+		a.asking = wants
+		select {
+		case <-a.asks:
+		default:
+		}
+	})
+	return err == nil && wants
 }
 
 // rest waits for d, or only for askFirst when there is reason to ask again; false when ctx has ended.
@@ -200,7 +212,7 @@ func (a *Allocator) askSpare(ctx context.Context, id peer.ID) spareAnswer {
 		return spareAnswer{reason: lackUnreachable}
 	}
 	if answer.ring != nil {
-		if _, err := a.merge(ctx, answer.ring); err != nil {
+		if _, err := a.merge(ctx, answer.ring, nil); err != nil {
 			a.log.Warn("ring not merged", "peer", id, "err", err)
 		}
 	}
@@ -232,7 +244,7 @@ func (a *Allocator) askFor(ctx context.Context, id peer.ID, requests map[peer.ID
 		return max(answer.reason, lackSpace)
 	}
 	before := a.owned()
-	rejected, err := a.merge(ctx, answer.ring)
+	rejected, err := a.merge(ctx, answer.ring, nil)
 	if err == nil {
 		err = leftOut(rejected)
 	}

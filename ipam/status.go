@@ -15,6 +15,7 @@ const (
 	StateReady       = "ready"       // gives and lends addresses
 	StateUnconfirmed = "unconfirmed" // gives from its own blocks, lends nothing
 	StateWaiting     = "waiting"     // gives nothing; the reason says what for
+	StateRemoved     = "removed"     // gives nothing for good: this node was removed from the cluster
 )
 
 // maxNames is how many members a sentence names.
@@ -23,21 +24,25 @@ const maxNames = 8
 // Status is a snapshot for people.
 type Status struct {
 	State       string
+	Confirmed   bool           // it has heard a quorum since its start, so it lends too
 	Reason      string         // a sentence; empty when ready and all is well
 	WaitsFor    []peer.ID      // voters that have not answered since the start, while that matters
 	Blocks      []netip.Prefix // own, IPv4
 	Used        int            // own addresses that are in use, the host's included
 	Free        int            // own addresses that may be given now or after their rest
 	Unreachable int            // IPv4 addresses in blocks of members that are not alive
+	Reclaims    []Reclaim      // of removed members whose blocks nobody has taken over yet, by ID
 }
 
 // Status answers while a disk or a peer hangs.
 func (a *Allocator) Status() Status {
 	peers := a.cfg.Network.Peers()
-	voters, answered, _ := a.hearing()
+	b := a.ballot()
+	h := a.hearing(b)
+	reclaims := a.reclaims(b, peers)
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	s := Status{State: StateReady}
+	s := Status{State: StateReady, Confirmed: a.phase == phaseConfirmed, Reclaims: reclaims}
 	s.Used, s.Free = a.space.Count()
 	for _, b := range a.blocks[a.self] {
 		if b.Addr().Is4() {
@@ -50,16 +55,13 @@ func (a *Allocator) Status() Status {
 		}
 	}
 	if a.phase == phaseStarting || a.phase == phaseUnconfirmed {
-		for _, v := range voters {
-			if !answered.Has(v.ID) {
-				s.WaitsFor = append(s.WaitsFor, v.ID)
-			}
-		}
+		s.WaitsFor = h.waits
 	}
-	heard := fmt.Sprintf("restarted and heard %d of %d voters, waits for %s", len(voters)-len(s.WaitsFor), len(voters),
-		names(peers, s.WaitsFor...))
+	heard := h.sentence(peers)
 	_, some := a.space.Lowest()
 	switch {
+	case a.removed:
+		s.State, s.Reason = StateRemoved, removedReason
 	case a.phase == phaseStopped:
 		s.State, s.Reason = StateWaiting, a.stopped
 	case a.phase == phaseLeft:
@@ -78,6 +80,27 @@ func (a *Allocator) Status() Status {
 			s.Reason = fmt.Sprintf("%d addresses in use are not in this node's blocks any more, the first one is %s of %s",
 				len(strays), strays[0].V4, strays[0].Container)
 		}
+	}
+	return s
+}
+
+// sentence says how far a start has come: who is waited for, and who goes on counting though it was removed.
+func (h hearing) sentence(peers []peer.Info) string {
+	heard, gone := 0, []peer.ID{}
+	for _, v := range h.voters {
+		switch {
+		case h.answered.Has(v.ID):
+			heard++
+		case !slices.Contains(h.waits, v.ID):
+			gone = append(gone, v.ID)
+		}
+	}
+	s := fmt.Sprintf("restarted and heard %d of %d voters", heard, len(h.voters))
+	if len(h.waits) > 0 {
+		s += ", waits for " + names(peers, h.waits...)
+	}
+	if len(gone) > 0 {
+		s += "; the removal is not complete of " + names(peers, gone...)
 	}
 	return s
 }

@@ -7,13 +7,15 @@ type Table string
 
 // The tables. New kinds are added at the end; a table that a build does not know is left as it is.
 const (
-	tableMeta   Table = "meta"   // metaFormat, metaIncarnation, metaStopped
+	tableMeta   Table = "meta"   // metaFormat, metaIncarnation, metaStopped, metaPromise, metaRemoved
 	tableGrant  Table = "grant"  // ring.ID -> the raw grant
-	tableView   Table = "view"   // hash -> the raw view record
+	tableView   Table = "view"   // ring.ID -> the raw view record
 	tableClaim  Table = "claim"  // IPv4 address -> claim
 	tableRest   Table = "rest"   // IPv4 address -> nothing but a version: released, may not be given again at once
 	tableHeard  Table = "heard"  // peer.ID -> the last start that it told us of
 	tableServed Table = "served" // peer.ID -> the last request for space that it was given a block for
+	tableRefuse Table = "refuse" // peer.ID -> the view in which this node promised to refuse what it writes
+	tableTaken  Table = "taken"  // ring.ID -> nothing but a version: an own block that was taken over and cools
 )
 
 // Op is one change: put Value under Key, or delete Key when Value is nil.

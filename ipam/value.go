@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -21,9 +20,12 @@ const (
 	metaFormat      = "format"
 	metaIncarnation = "incarnation"
 	metaStopped     = "stopped"
+	metaRemoved     = "removed" // stopped, because this node is no member any more
+	metaPromise     = "promise" // the proposal with the highest number that was promised
 
-	tagNumber = 1 // of a number
-	tagText   = 1 // of a text
+	tagNumber   = 1 // of a number
+	tagText     = 1 // of a text
+	tagProposal = 1 // of a promise
 
 	tagClaimHost      = 1
 	tagClaimContainer = 2
@@ -31,6 +33,9 @@ const (
 	tagClaimNetNS     = 4
 	tagClaimPod       = 5
 	tagClaimCreated   = 6 // nanoseconds since 1970, two's complement
+	tagClaimNetwork   = 7
+	tagClaimInode     = 8
+	tagClaimAliases   = 9
 
 	tagHeardIncarnation = 1
 	tagHeardStart       = 2
@@ -50,6 +55,10 @@ type state struct {
 	format      bool // the store has been written by this or an older weft
 	incarnation uint64
 	stopped     string // why this identity must not write any more; empty normally
+	removed     bool   // stopped because it was removed
+	promised    *ring.Proposal
+	refused     map[peer.ID]uint64
+	taken       []ring.ID
 	ring        *ring.Ring
 	claims      []claim
 	resting     []netip.Addr
@@ -77,7 +86,7 @@ type requestID [16]byte
 
 // load reads a store.
 func load(s Store, u *ring.Universe, linked netip.Prefix) (*state, error) {
-	st := &state{heard: make(map[peer.ID]start), served: make(map[peer.ID]served)}
+	st := &state{heard: make(map[peer.ID]start), served: make(map[peer.ID]served), refused: make(map[peer.ID]uint64)}
 	var grants, views [][]byte
 	err := s.Load(func(table Table, key, value []byte) (err error) {
 		switch table {
@@ -107,6 +116,17 @@ func load(s Store, u *ring.Universe, linked netip.Prefix) (*state, error) {
 			if id, err = parsePeer(key); err == nil {
 				st.served[id], err = parseServed(value)
 			}
+		case tableRefuse:
+			var id peer.ID
+			if id, err = parsePeer(key); err == nil {
+				st.refused[id], err = parseNumber("a refusal", value)
+			}
+		case tableTaken:
+			if len(key) != len(ring.ID{}) {
+				err = fmt.Errorf("a grant's name of %d bytes", len(key))
+				break
+			}
+			st.taken = append(st.taken, ring.ID(key))
 		}
 		if _, newer := errors.AsType[*tlv.VersionError](err); newer {
 			return err
@@ -135,13 +155,23 @@ func (st *state) loadMeta(key string, value []byte) error {
 		_, _, err := tlv.ParseVersioned("the address store", value, storeVersion)
 		return err
 	case metaIncarnation:
-		r, err := parseValue("an incarnation", value)
+		n, err := parseNumber("an incarnation", value)
+		st.incarnation = n
+		return err
+	case metaRemoved:
+		st.removed = true
+	case metaPromise:
+		r, err := parseValue("a promise", value)
 		if err != nil {
 			return err
 		}
-		r.Require(tagNumber)
-		st.incarnation = r.Uint64(tagNumber)
-		return r.Err()
+		r.Require(tagProposal)
+		raw := r.Bytes(tagProposal, len(value))
+		if err := r.Err(); err != nil {
+			return err
+		}
+		st.promised, err = ring.ParseProposal(raw)
+		return err
 	case metaStopped:
 		r, err := parseValue("a reason", value)
 		if err != nil {
@@ -165,6 +195,32 @@ func parseValue(what string, value []byte) (*tlv.Reader, error) {
 }
 
 func newValue() []byte { return tlv.AppendVersion(nil, valueVersion) }
+
+// parseNumber reads a value that is one number.
+func parseNumber(what string, value []byte) (uint64, error) {
+	r, err := parseValue(what, value)
+	if err != nil {
+		return 0, err
+	}
+	r.Require(tagNumber)
+	n := r.Uint64(tagNumber)
+	return n, r.Err()
+}
+
+func putPromise(p *ring.Proposal) Op {
+	return Op{tableMeta, []byte(metaPromise), tlv.Append(newValue(), tagProposal, p.Raw())}
+}
+
+func putRefused(id peer.ID, view uint64) Op {
+	return Op{tableRefuse, id[:], tlv.AppendUint64(newValue(), tagNumber, view)}
+}
+
+func deleteRefused(id peer.ID) Op { return Op{Table: tableRefuse, Key: id[:]} }
+
+func putRemoved() Op { return Op{tableMeta, []byte(metaRemoved), newValue()} }
+
+func putTaken(id ring.ID) Op    { return Op{tableTaken, id[:], newValue()} }
+func deleteTaken(id ring.ID) Op { return Op{Table: tableTaken, Key: id[:]} }
 
 func putFormat() Op {
 	return Op{tableMeta, []byte(metaFormat), tlv.AppendVersion(nil, storeVersion)}
@@ -196,6 +252,9 @@ func putClaim(c claim) Op {
 	v = tlv.AppendString(v, tagClaimNetNS, c.NetNS)
 	v = tlv.AppendString(v, tagClaimPod, c.Pod)
 	v = tlv.AppendUint64(v, tagClaimCreated, uint64(c.Created.UnixNano()))
+	v = tlv.AppendString(v, tagClaimNetwork, c.Network)
+	v = tlv.AppendUint64(v, tagClaimInode, c.Inode)
+	v = tlv.AppendString(v, tagClaimAliases, c.Aliases)
 	return Op{tableClaim, c.V4.AsSlice(), v}
 }
 
@@ -217,6 +276,9 @@ func parseClaim(key, value []byte, linked netip.Prefix) (claim, error) {
 	c.NetNS = r.String(tagClaimNetNS, maxText)
 	c.Pod = r.String(tagClaimPod, maxText)
 	c.Created = time.Unix(0, int64(r.Uint64(tagClaimCreated))).UTC()
+	c.Network = r.String(tagClaimNetwork, maxText)
+	c.Aliases = r.String(tagClaimAliases, maxText)
+	c.Inode = r.Uint64(tagClaimInode)
 	if !c.host && c.Container == "" {
 		r.Fail(errors.New("a claim of nobody"))
 	}
@@ -281,11 +343,12 @@ func parsePeer(key []byte) (peer.ID, error) {
 	return peer.ID(key), nil
 }
 
-func putView(b []byte) Op    { return Op{tableView, viewKey(b), b} }
-func deleteView(b []byte) Op { return Op{Table: tableView, Key: viewKey(b)} }
+func putView(v *ring.View) Op {
+	id := v.ID()
+	return Op{tableView, id[:], v.Raw()}
+}
 
-// viewKey is where a view record is stored: nothing but its hash is known of it.
-func viewKey(b []byte) []byte {
-	sum := sha256.Sum256(b)
-	return sum[:16]
+func deleteView(v *ring.View) Op {
+	id := v.ID()
+	return Op{Table: tableView, Key: id[:]}
 }

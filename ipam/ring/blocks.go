@@ -13,7 +13,9 @@ type Run struct {
 	View    uint64
 	Seq     uint64
 	Owner   peer.ID
-	Grantor peer.ID // zero for the initial value
+	Grant   ID      // the last writing; zero for the initial value
+	Grantor peer.ID // who wrote it; zero for the initial value
+	From    peer.ID // the removed member whose block Grantor's view took over; zero for what its owner gave
 }
 
 // Runs lists the whole universe in the order of its atoms, as few blocks as possible. The caller does not change it.
@@ -22,7 +24,7 @@ func (r *Ring) Runs() []Run {
 		r.split(func(i, j int) bool { return r.regs[i] == r.regs[j] }, func(block netip.Prefix, i int) {
 			run := Run{Block: block, Owner: r.u.founder}
 			if g := r.regs[i]; g != nil {
-				run = Run{block, g.view, g.seq, g.owner, g.grantor}
+				run = Run{block, g.view, g.seq, g.owner, g.id, g.grantor, g.from}
 			}
 			r.runs = append(r.runs, run)
 		})
@@ -81,11 +83,13 @@ func (r *Ring) Heirs(block netip.Prefix) []peer.ID {
 	}
 	var heirs []peer.ID
 	for g := r.regs[from]; g != nil; g = r.links[g.parent] {
-		heirs = append(heirs, g.grantor)
+		if !g.takeover() { // who coordinated a view never had the block
+			heirs = append(heirs, g.grantor)
+		}
 	}
 	start, end := r.u.poolBounds(from)
 	if n := to - from; n < end-start {
-		heirs = append(heirs, r.owner(start+(from-start)^n))
+		heirs = append(heirs, r.owner(start+((from-start)^n)))
 	}
 	self := r.owner(from)
 	seen := peer.SetOf(self)

@@ -33,22 +33,48 @@
 // prevents that, and it is noticed, by the owner who loses a block that it did not grant. Chains are as long as the
 // number of different owners in a row, seldom more than the 14 halvings from a /12 to a /26, and at most MaxDepth.
 //
-// Views are the seam for the removal of dead members: a grant belongs to the view of its parent, and all views are 0
-// until a view record, which this version keeps and hands on without understanding it, begins another.
+// # Views
+//
+// A grant belongs to the view of its parent; the first view is 0. When members are removed, an issuer that has the promise
+// of all survivors (package ipam) writes a view record: the view's number, who is removed by it, and the names of what
+// they wrote that stays. It takes each block that one of them owned over for an heir by a takeover: the first writing
+// (seq 0) in the new view, newer than everything in earlier ones. A takeover has no parent. Its right comes from the
+// record: that is in the same message and proven, has the takeover's view and writer, and removes the member from whom
+// the block is taken. So chains end at takeovers, and do not grow with the number of removals. A record is proven when
+//
+//   - its writer is known to hold, or to have held, the right to remove others;
+//   - the removal of everybody whom it names is known, for nobody is removed by a record alone;
+//   - it is signed by its writer.
+//
+// What the removed wrote (Judge.Refuse) is taken only where it is known already or where a proven record confirms it by
+// name, records by a removed coordinator among it. That is not for proof but for I11: a stolen key can write rivals of
+// all that its node ever owned.
+//
+// Of the records a state keeps those that takeovers rest on, and the newest ones until they fill a window of bytes, so
+// that who comes late finds what confirms. The voters that earlier views removed stand in a second record of the view,
+// its roll, on which no takeover rests: the newest one says all.
 //
 // # Wire
 //
 //	state  = version ‖ {1 list of grants, 2 list of view records}        lists sorted, absent when empty
-//	grant  = {1 payload, 2 signature}                                    nothing else: the hash covers these bytes
-//	payload= version ‖ {1 block, 2 view, 3 seq, 4 owner, 5 grantor, 6 parent}   view and parent absent when zero
+//	entry  = {1 payload, 2 signature}                                    nothing else: the hash covers these bytes
+//	grant  = version ‖ {1 block, 2 view, 3 seq, 4 owner, 5 grantor, 6 parent, 7 from, 8 record}
+//	record = version ‖ {1 number, 2 writer, 3 removed, 4 confirmed, 5 forced, 6 before}
 //
 //	field      bytes
 //	block      5 or 17   address and prefix length
-//	view, seq  8
-//	owner      16        peer.ID; grantor too
-//	parent     16        first half of the parent's SHA-256
-//	signature  64        Ed25519 in the domain "weft grant"
+//	view, seq  8         view absent when zero; number too
+//	owner      16        peer.ID; grantor, from, writer too
+//	parent     16        first half of the parent's SHA-256; record too; absent: none
+//	removed    28 each   list of node(16) and its newest start(8), ascending
+//	confirmed  16 each   names of grants and records, ascending
+//	before     16 each   nodes, ascending
+//	signature  64        Ed25519 in the domain "weft grant" or "weft view", over the cluster's ID and the payload
 //
-// A grant of an IPv4 block is 168 bytes, 146 when it is the founder's. Braces are the fields of package tlv. Fields
-// that a payload has beside these are kept under its signature. A version with another major number is refused.
+// A grant of an IPv4 block is 168 bytes, 146 when it is the founder's, a takeover 204; a record that removes one member
+// is 147. Braces are the fields of package tlv. Fields that a payload has beside these are kept under its signature. A
+// version with another major number is refused.
+//
+// A proposal looks like a record without confirmed and before, is signed in the domain "weft view proposal", and is never
+// part of a state.
 package ring

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,6 +24,8 @@ const (
 	tagOwner      = 4
 	tagGrantor    = 5
 	tagParent     = 6 // absent: none
+	tagFrom       = 7 // of a takeover only
+	tagRecord     = 8 // of a takeover only
 	maxGrantBytes = 1024
 	maxSignature  = 64
 
@@ -51,7 +52,9 @@ type Grant struct {
 	seq     uint64
 	owner   peer.ID
 	grantor peer.ID
-	parent  ID // the grant by which the grantor owns the block; zero: it is the founder
+	parent  ID      // the grant by which the grantor owns the block; zero: it is the founder, or this is a takeover
+	from    peer.ID // of a takeover: the removed member whose block it was
+	record  ID      // of a takeover: the view record that gives the right to it
 	sig     []byte
 
 	payload []byte
@@ -74,7 +77,13 @@ func (g *Grant) Seq() uint64 { return g.seq }
 // Owner is who has the block since.
 func (g *Grant) Owner() peer.ID { return g.owner }
 
-// Grantor is who gave it.
+// From is the removed member that a block was taken over from; zero for what its owner gave.
+func (g *Grant) From() peer.ID { return g.from }
+
+// takeover reports whether the right to write g comes from a view record.
+func (g *Grant) takeover() bool { return g.record != ID{} }
+
+// Grantor is who gave it, or who coordinated the view in which it was taken over.
 func (g *Grant) Grantor() peer.ID { return g.grantor }
 
 // Raw is the grant as it travels and is stored. The caller does not change it.
@@ -95,6 +104,22 @@ func compare(g, h *Grant) int {
 
 // newGrant writes and signs a grant.
 func newGrant(u *Universe, s Signer, block netip.Prefix, view, seq uint64, owner peer.ID, parent ID) *Grant {
+	return signGrant(u, s, block, view, seq, owner, func(p []byte) []byte {
+		if parent != (ID{}) {
+			p = tlv.Append(p, tagParent, parent[:])
+		}
+		return p
+	})
+}
+
+// newTakeover writes and signs a takeover, the first writing of a view.
+func newTakeover(u *Universe, s Signer, block netip.Prefix, v *View, from, owner peer.ID) *Grant {
+	return signGrant(u, s, block, v.number, 0, owner, func(p []byte) []byte {
+		return tlv.Append(tlv.Append(p, tagFrom, from[:]), tagRecord, v.id[:])
+	})
+}
+
+func signGrant(u *Universe, s Signer, block netip.Prefix, view, seq uint64, owner peer.ID, right func([]byte) []byte) *Grant {
 	p := tlv.AppendVersion(nil, grantVersion)
 	p = tlv.AppendPrefix(p, tagBlock, block)
 	if view != 0 {
@@ -103,10 +128,7 @@ func newGrant(u *Universe, s Signer, block netip.Prefix, view, seq uint64, owner
 	p = tlv.AppendUint64(p, tagSeq, seq)
 	p = tlv.Append(p, tagOwner, owner[:])
 	grantor := s.ID()
-	p = tlv.Append(p, tagGrantor, grantor[:])
-	if parent != (ID{}) {
-		p = tlv.Append(p, tagParent, parent[:])
-	}
+	p = right(tlv.Append(p, tagGrantor, grantor[:]))
 	sig := s.Sign(grantDomain, u.signed(p))
 	raw := tlv.Append(nil, tagPayload, p)
 	raw = tlv.Append(raw, tagSignature, sig)
@@ -127,15 +149,9 @@ func parseGrant(u *Universe, raw []byte) (*Grant, error) {
 		return nil, fmt.Errorf("grant of %d bytes, at most %d", len(raw), maxGrantBytes)
 	}
 	raw = slices.Clone(raw)
-	envelope, err := tlv.Parse(raw)
+	payload, sig, err := openEnvelope("grant", raw)
 	if err != nil {
-		return nil, fmt.Errorf("parse grant: %w", err)
-	}
-	payload, _ := envelope.Get(tagPayload)
-	sig, _ := envelope.Get(tagSignature)
-	if len(raw) != envelopeBytes+len(payload)+len(sig) {
-		// What the signature does not cover could be changed on the way, and make two grants of one.
-		return nil, errors.New("parse grant: fields beside payload and signature")
+		return nil, err
 	}
 	_, f, err := tlv.ParseVersioned("grant", payload, grantVersion)
 	if err != nil {
@@ -150,20 +166,42 @@ func parseGrant(u *Universe, raw []byte) (*Grant, error) {
 	r.Copy(tagOwner, g.owner[:])
 	r.Copy(tagGrantor, g.grantor[:])
 	r.Copy(tagParent, g.parent[:])
+	r.Copy(tagFrom, g.from[:])
+	r.Copy(tagRecord, g.record[:])
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("parse grant: %w", err)
 	}
 	switch _, _, ok := u.Range(g.block); {
 	case !ok:
 		return nil, fmt.Errorf("grant of %s: not a block of this cluster", g.block)
-	case g.seq == 0 || g.seq > MaxSeq:
+	case (g.seq == 0) != g.takeover() || g.seq > MaxSeq:
 		return nil, fmt.Errorf("grant of %s: seq %d out of range", g.block, g.seq)
+	case g.view > MaxView:
+		return nil, fmt.Errorf("grant of %s: view %d out of range", g.block, g.view)
+	case g.takeover() == g.from.IsZero() || g.takeover() && g.parent != (ID{}):
+		return nil, fmt.Errorf("grant of %s: half a takeover", g.block)
 	case g.owner.IsZero() || g.grantor.IsZero():
 		return nil, fmt.Errorf("grant of %s: without owner or grantor", g.block)
-	case len(sig) == 0 || len(sig) > maxSignature:
-		return nil, fmt.Errorf("grant of %s: signature of %d bytes", g.block, len(sig))
 	}
 	sum := sha256.Sum256(raw)
 	copy(g.id[:], sum[:])
 	return g, nil
+}
+
+// openEnvelope parts a signed entry.
+func openEnvelope(what string, raw []byte) (payload, sig []byte, err error) {
+	envelope, err := tlv.Parse(raw)
+	if err != nil {
+		return nil, nil, fmt.Errorf("parse %s: %w", what, err)
+	}
+	payload, _ = envelope.Get(tagPayload)
+	sig, _ = envelope.Get(tagSignature)
+	if len(raw) != envelopeBytes+len(payload)+len(sig) {
+		// What the signature does not cover could be changed on the way, and make two entries of one.
+		return nil, nil, fmt.Errorf("parse %s: fields beside payload and signature", what)
+	}
+	if len(sig) == 0 || len(sig) > maxSignature {
+		return nil, nil, fmt.Errorf("parse %s: signature of %d bytes", what, len(sig))
+	}
+	return payload, sig, nil
 }

@@ -1,7 +1,9 @@
 package ring
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 )
 
 // Check verifies what holds for every state, whatever it was merged from: each atom has an owner with a chain of grants
@@ -23,6 +25,13 @@ func (r *Ring) Check() error {
 				return fmt.Errorf("atom %s rests on a grant of %s", r.u.Block(i, 1), g.block)
 			}
 			needed[g.id] = true
+			if g.takeover() {
+				if err := r.checkRecord(g); err != nil {
+					return err
+				}
+				g = nil
+				continue
+			}
 			parent := r.links[g.parent]
 			switch {
 			case depth > MaxDepth:
@@ -38,6 +47,9 @@ func (r *Ring) Check() error {
 	if len(needed) != len(r.links) {
 		return fmt.Errorf("%d grants are kept, %d are needed", len(r.links), len(needed))
 	}
+	if !ascends(r.views, compareViews) {
+		return errors.New("view records out of order")
+	}
 	sum := 0
 	for _, blocks := range r.Owners() {
 		for _, b := range blocks {
@@ -52,6 +64,15 @@ func (r *Ring) Check() error {
 		return fmt.Errorf("the owners' blocks have %d of %d atoms", sum, r.u.atoms)
 	}
 	return nil
+}
+
+// checkRecord verifies that a takeover has its view record.
+func (r *Ring) checkRecord(g *Grant) error {
+	i := slices.IndexFunc(r.views, func(v *View) bool { return v.id == g.record })
+	if i < 0 {
+		return checkTakeover(g, nil)
+	}
+	return checkTakeover(g, r.views[i])
 }
 
 // CheckSuccessor verifies that no register of r has gone back since old, an earlier state of the same node.

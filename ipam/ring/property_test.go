@@ -2,18 +2,24 @@ package ring
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"weft/mesh/peer"
 )
 
 // drawGrant writes any grant that can be read: by anybody, of anything, resting on anything, often wrong.
-func drawGrant(t *rapid.T, w *world, before []*Grant) *Grant {
+func drawGrant(t *rapid.T, w *world, before []*Grant, views []*View) *Grant {
 	signer := w.keys[rapid.IntRange(0, len(w.keys)-1).Draw(t, "signer")]
 	owner := w.id(rapid.IntRange(0, len(w.keys)-1).Draw(t, "owner"))
 	n := 1 << rapid.IntRange(0, 4).Draw(t, "size")
 	block := w.u.Block(rapid.IntRange(0, w.u.Atoms()/n-1).Draw(t, "block")*n, n)
+	if len(views) > 0 && rapid.IntRange(0, 2).Draw(t, "takeover") == 0 {
+		return drawTakeover(t, w, views, block)
+	}
 	view := uint64(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "view"))
 	seq := uint64(rapid.IntRange(1, 5).Draw(t, "seq"))
 	var parent ID
@@ -43,8 +49,60 @@ func drawGrant(t *rapid.T, w *world, before []*Grant) *Grant {
 	return g
 }
 
+// drawView writes any record that can be read.
+func drawView(t *rapid.T, w *world, before []*Grant, views []*View) *View {
+	writer := rapid.IntRange(0, len(w.keys)-1).Draw(t, "writer")
+	var removed []Named
+	var old []peer.ID
+	for i := range w.keys {
+		switch {
+		case i == writer:
+		case rapid.Bool().Draw(t, "removed"):
+			removed = append(removed, Named{w.id(i), 1})
+		case rapid.IntRange(0, 3).Draw(t, "removed before") == 0:
+			old = append(old, w.id(i))
+		}
+	}
+	var confirmed []ID
+	for _, g := range before {
+		if rapid.IntRange(0, 3).Draw(t, "confirmed") == 0 {
+			confirmed = append(confirmed, g.id)
+		}
+	}
+	for _, v := range views {
+		if rapid.IntRange(0, 3).Draw(t, "confirmed view") == 0 {
+			confirmed = append(confirmed, v.id)
+		}
+	}
+	slices.SortFunc(confirmed, ID.compare)
+	number := uint64(rapid.IntRange(1, 4).Draw(t, "number"))
+	v, err := newView(w.u, w.keys[writer], viewDomain, View{
+		number: number, removed: removed, confirmed: slices.Compact(confirmed), before: old,
+	})
+	if err != nil { // it removes nobody
+		return nil
+	}
+	return v
+}
+
+// drawTakeover writes a takeover that rests on a record, rightly or not.
+func drawTakeover(t *rapid.T, w *world, views []*View, block netip.Prefix) *Grant {
+	v := rapid.SampledFrom(views).Draw(t, "record")
+	signer := w.keys[rapid.IntRange(0, len(w.keys)-1).Draw(t, "taker")]
+	if rapid.IntRange(0, 3).Draw(t, "writer") > 0 {
+		for _, k := range w.keys {
+			if k.ID() == v.writer {
+				signer = k
+			}
+		}
+	}
+	from := w.id(rapid.IntRange(0, len(w.keys)-1).Draw(t, "from"))
+	heir := w.id(rapid.IntRange(0, len(w.keys)-1).Draw(t, "heir"))
+	return newTakeover(w.u, signer, block, v, from, heir)
+}
+
 // drawWire writes a state with some of the grants, view records and rubbish.
-func drawWire(t *rapid.T, all []*Grant, label string) []byte {
+func drawWire(t *rapid.T, all []*Grant, views []*View, label string) []byte {
 	links := make(map[ID]*Grant)
 	for _, g := range all {
 		if rapid.IntRange(0, 3).Draw(t, label) > 0 {
@@ -55,8 +113,16 @@ func drawWire(t *rapid.T, all []*Grant, label string) []byte {
 		rubbish := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, label+" bytes")
 		links[ID{}] = &Grant{raw: rubbish, block: all[0].block}
 	}
-	views := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 0, 3), 0, MaxViews).Draw(t, label+" views")
-	return encode(links, views)
+	var records []*View
+	for _, v := range views {
+		if rapid.IntRange(0, 3).Draw(t, label+" view") > 0 {
+			records = append(records, v)
+		}
+	}
+	if rapid.Bool().Draw(t, label+" view rubbish") {
+		records = append(records, &View{raw: rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, label+" view bytes")})
+	}
+	return encode(links, records)
 }
 
 func TestMergeIsALatticeJoinOnArbitraryStates(t *testing.T) {
@@ -66,7 +132,7 @@ func TestMergeIsALatticeJoinOnArbitraryStates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return w.u.Prove(b, nil, Keys(w.lookup))
+		return w.u.Prove(b, w.judge(nil))
 	}
 	merge := func(t *rapid.T, r *Ring, ps ...Proven) *Ring {
 		for _, p := range ps {
@@ -91,10 +157,17 @@ func TestMergeIsALatticeJoinOnArbitraryStates(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		var all []*Grant
+		var views []*View
 		for range rapid.IntRange(1, 12).Draw(t, "grants") {
-			all = append(all, drawGrant(t, w, all))
+			if rapid.IntRange(0, 4).Draw(t, "view or grant") == 0 {
+				if v := drawView(t, w, all, views); v != nil {
+					views = append(views, v)
+				}
+			}
+			all = append(all, drawGrant(t, w, all, views))
 		}
-		a, b, c := prove(t, drawWire(t, all, "a")), prove(t, drawWire(t, all, "b")), prove(t, drawWire(t, all, "c"))
+		a, b := prove(t, drawWire(t, all, views, "a")), prove(t, drawWire(t, all, views, "b"))
+		c := prove(t, drawWire(t, all, views, "c"))
 		zero := New(w.u)
 		ab := merge(t, zero, a, b)
 		same(t, "commutative", ab, merge(t, zero, b, a))
@@ -136,7 +209,7 @@ func TestEncodeKeepsEverything(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				p := w.u.Prove(b, r.Has, Keys(w.lookup))
+				p := w.u.Prove(b, w.judge(r))
 				if len(p.Rejected()) != 0 {
 					t.Fatal(p.Rejected())
 				}
@@ -151,7 +224,7 @@ func TestEncodeKeepsEverything(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, report := New(w.u).Merge(w.u.Prove(b, nil, Keys(w.lookup)))
+		got, report := New(w.u).Merge(w.u.Prove(b, w.judge(nil)))
 		if !bytes.Equal(got.Encode(), r.Encode()) || len(report.Conflicts) != 0 {
 			t.Fatal("decoded another state")
 		}

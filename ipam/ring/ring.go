@@ -1,7 +1,6 @@
 package ring
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
@@ -17,7 +16,7 @@ type Ring struct {
 	u     *Universe
 	regs  []*Grant      // per atom the newest grant; nil is the initial value (0, 0, founder)
 	links map[ID]*Grant // the grants in regs and the ones that they rest on
-	views [][]byte      // view records, in ascending order
+	views []*View       // records that takeovers rest on, and the newest ones; ascending
 
 	wireOnce sync.Once // guards the two below
 	wire     []byte
@@ -35,8 +34,24 @@ func New(u *Universe) *Ring {
 // Universe is what the ring divides.
 func (r *Ring) Universe() *Universe { return r.u }
 
-// Has reports whether a grant is part of the state.
-func (r *Ring) Has(id ID) bool { _, ok := r.links[id]; return ok }
+// Has reports whether a grant is part of the state. A nil ring has none.
+func (r *Ring) Has(id ID) bool {
+	if r == nil {
+		return false
+	}
+	_, ok := r.links[id]
+	return ok
+}
+
+// hasView reports whether a view record is part of the state.
+func (r *Ring) hasView(id ID) bool {
+	return r != nil && slices.ContainsFunc(r.views, func(v *View) bool { return v.id == id })
+}
+
+// confirms reports whether a view record of the state says that something stays written.
+func (r *Ring) confirms(id ID) bool {
+	return r != nil && slices.ContainsFunc(r.views, func(v *View) bool { return v.confirms(id) })
+}
 
 // Len counts the grants that the state consists of.
 func (r *Ring) Len() int { return len(r.links) }
@@ -50,8 +65,8 @@ func (r *Ring) Links(yield func(*Grant) bool) {
 	}
 }
 
-// Views lists the view records. The caller does not change them.
-func (r *Ring) Views() [][]byte { return r.views }
+// Views lists the view records that are kept, oldest first. The caller does not change them.
+func (r *Ring) Views() []*View { return r.views }
 
 // Owner is who owns an address; false outside the pools.
 func (r *Ring) Owner(addr netip.Addr) (peer.ID, bool) {
@@ -78,8 +93,8 @@ type Report struct {
 	Won []*Grant
 	// Conflicts are pairs of different grants of one atom with the same view and seq: somebody wrote twice.
 	Conflicts []Conflict
-	Views     [][]byte // view records that were added
-	OldViews  [][]byte // view records that were dropped, because there are too many
+	Views     []*View // view records that were added
+	OldViews  []*View // view records that were dropped: newer ones say all that matters
 }
 
 // Changed reports whether the merge made another state.
@@ -94,12 +109,12 @@ type Conflict struct{ Held, Lost *Grant }
 // records. It returns r itself when p brings nothing.
 func (r *Ring) Merge(p Proven) (*Ring, Report) {
 	var report Report
-	views := mergeViews(r.views, p.views)
 	fresh := slices.DeleteFunc(slices.Clone(p.grants), func(g *Grant) bool { return r.Has(g.id) })
-	if len(fresh) == 0 && slices.EqualFunc(views, r.views, bytes.Equal) {
+	freshViews := slices.DeleteFunc(slices.Clone(p.views), func(v *View) bool { return r.hasView(v.id) })
+	if len(fresh) == 0 && len(freshViews) == 0 {
 		return r, report
 	}
-	next := &Ring{u: r.u, regs: slices.Clone(r.regs), views: views}
+	next := &Ring{u: r.u, regs: slices.Clone(r.regs)}
 	for _, g := range fresh {
 		from, to, _ := r.u.Range(g.block)
 		won := false
@@ -138,6 +153,7 @@ func (r *Ring) Merge(p Proven) (*Ring, Report) {
 		}
 	}
 	next.collect(known)
+	next.collectViews(slices.Concat(r.views, freshViews))
 	change := next.Since(r)
 	report.Added, report.Dropped, report.Views, report.OldViews = change.Added, change.Dropped, change.Views, change.OldViews
 	if !report.Changed() {
@@ -161,9 +177,21 @@ func (r *Ring) Since(old *Ring) Report {
 	}
 	slices.SortFunc(report.Added, byPosition)
 	slices.SortFunc(report.Dropped, byPosition)
-	report.Views = missingFrom(old.views, r.views)
-	report.OldViews = missingFrom(r.views, old.views)
+	report.Views = slices.DeleteFunc(slices.Clone(r.views), func(v *View) bool { return old.hasView(v.id) })
+	report.OldViews = slices.DeleteFunc(slices.Clone(old.views), func(v *View) bool { return r.hasView(v.id) })
 	return report
+}
+
+// collectViews keeps the records that takeovers in use rest on and the newest ones of all.
+func (r *Ring) collectViews(all []*View) {
+	needed := make(map[ID]bool)
+	for _, g := range r.links {
+		if g.takeover() {
+			needed[g.record] = true
+		}
+	}
+	slices.SortFunc(all, compareViews)
+	r.views = keepViews(all, needed)
 }
 
 // collect keeps the grants in the registers and the ones that they rest on.
@@ -258,13 +286,15 @@ func (r *Ring) sameRoot(i, n int, root ID, owner peer.ID) bool {
 // Proof is the batch that proves some grants of the state to others, in wire form.
 func (r *Ring) Proof(grants []*Grant) []byte {
 	set := make(map[ID]*Grant)
+	records := make(map[ID]bool)
 	for _, g := range grants {
 		for g != nil && set[g.id] == nil {
 			set[g.id] = g
+			records[g.record] = true
 			g = r.links[g.parent]
 		}
 	}
-	return encode(set, nil)
+	return encode(set, slices.DeleteFunc(slices.Clone(r.views), func(v *View) bool { return !records[v.id] }))
 }
 
 // Digest is 32 bytes that are equal for equal states, and for no others.
@@ -285,24 +315,4 @@ func (r *Ring) encodeOnce() {
 		sum := sha256.Sum256(r.wire)
 		r.digest = sum[:]
 	})
-}
-
-// mergeViews is the union in ascending order, without repetition, of which the first MaxViews are kept.
-func mergeViews(a, b [][]byte) [][]byte {
-	if len(b) == 0 {
-		return a
-	}
-	all := slices.SortedFunc(slices.Values(slices.Concat(a, b)), bytes.Compare)
-	all = slices.CompactFunc(all, bytes.Equal)
-	return all[:min(len(all), MaxViews)]
-}
-
-// missingFrom lists what of all is not in some; both ascend.
-func missingFrom(some, all [][]byte) (missing [][]byte) {
-	for _, v := range all {
-		if _, ok := slices.BinarySearchFunc(some, v, bytes.Compare); !ok {
-			missing = append(missing, v)
-		}
-	}
-	return missing
 }

@@ -52,6 +52,16 @@ func (w *world) lookup(id peer.ID) (ed25519.PublicKey, bool) {
 	return nil, false
 }
 
+// judge knows everybody, and believes that everybody but the founder was removed and that the first three may remove.
+func (w *world) judge(known *Ring) Judge {
+	return Judge{
+		Verify:  Keys(w.lookup),
+		Issued:  func(id peer.ID) bool { return slices.Contains([]peer.ID{w.id(0), w.id(1), w.id(2)}, id) },
+		Removed: func(id peer.ID) bool { return id != w.id(0) },
+		Known:   known,
+	}
+}
+
 func (w *world) grant(t testing.TB, r *Ring, from int, block string, to int) (*Ring, []*Grant) {
 	t.Helper()
 	next, report, err := r.Grant(w.keys[from], netip.MustParsePrefix(block), w.id(to))
@@ -73,7 +83,7 @@ func (w *world) merge(t testing.TB, r *Ring, wire []byte) (*Ring, Report, []Reje
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := w.u.Prove(b, r.Has, Keys(w.lookup))
+	p := w.u.Prove(b, w.judge(r))
 	next, report := r.Merge(p)
 	return next, report, p.Rejected()
 }
@@ -234,7 +244,7 @@ func TestWhatIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := w.u.Prove(b, nil, Keys(w.lookup))
+			p := w.u.Prove(b, w.judge(nil))
 			if len(p.grants) != tt.accepted || len(p.Rejected()) != len(tt.grants)-tt.accepted {
 				t.Errorf("accepted %d of %d, want %d: %v", len(p.grants), len(tt.grants), tt.accepted, p.Rejected())
 			}
@@ -262,10 +272,13 @@ func TestAnUnknownGrantorIsProvenWhenItsKeyArrives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, _ := New(w.u).Merge(w.u.Prove(b, nil, verify))
+	judge := w.judge(nil)
+	judge.Verify = verify
+	got, _ := New(w.u).Merge(w.u.Prove(b, judge))
 	wantBlocks(t, got, w.id(1), "10.40.0.0/13") // as far as it is proven
 	absent = peer.ID{}
-	got, _ = got.Merge(w.u.Prove(b, got.Has, verify))
+	judge.Known = got
+	got, _ = got.Merge(w.u.Prove(b, judge))
 	wantBlocks(t, got, w.id(2), "10.44.0.0/14")
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"weft/crypto/tlv"
+	"weft/mesh/peer"
 )
 
 // The format of a state or of a part of it.
@@ -16,13 +17,12 @@ const (
 
 // Limits of a message, checked before anything is allocated for its parts.
 const (
-	MaxWire   = 1 << 20       // bytes
+	MaxWire   = 896 << 10     // bytes; a message that carries it has room for more
 	MaxGrants = MaxWire / 150 // no grant is shorter
-	MaxViews  = 64            // view records in a state
-	MaxView   = 8 << 10       // bytes of one
+	MaxViews  = MaxWire / 150 // no view record is shorter, either
 )
 
-func encode(links map[ID]*Grant, views [][]byte) []byte {
+func encode(links map[ID]*Grant, views []*View) []byte {
 	grants := make([]*Grant, 0, len(links))
 	size := 64
 	for _, g := range links {
@@ -34,9 +34,14 @@ func encode(links map[ID]*Grant, views [][]byte) []byte {
 	for i, g := range grants {
 		raws[i] = g.raw
 	}
+	records := make([][]byte, len(views))
+	for i, v := range views {
+		records[i] = v.raw
+		size += len(v.raw) + 4
+	}
 	b := tlv.AppendVersion(make([]byte, 0, size), wireVersion)
 	b = tlv.AppendList(b, tagGrants, raws)
-	return tlv.AppendList(b, tagViews, views)
+	return tlv.AppendList(b, tagViews, records)
 }
 
 // Decode reads what Encode or Proof wrote. It fails only where nothing can be read; entries that cannot are listed in
@@ -58,17 +63,11 @@ func Decode(u *Universe, b []byte) (*Batch, error) {
 		batch.parse(u, raws)
 	}
 	if list, ok := f.Get(tagViews); ok {
-		views, err := tlv.List(list, MaxViews)
+		raws, err := tlv.List(list, MaxViews)
 		if err != nil {
 			batch.reject(err)
 		}
-		for _, v := range views {
-			if len(v) == 0 || len(v) > MaxView {
-				batch.reject(fmt.Errorf("view record of %d bytes, want 1 to %d", len(v), MaxView))
-				continue
-			}
-			batch.views = append(batch.views, slices.Clone(v))
-		}
+		batch.parseViews(raws)
 	}
 	return batch, nil
 }
@@ -85,14 +84,29 @@ func (b *Batch) parse(u *Universe, raws [][]byte) {
 	}
 }
 
+// parseViews takes the good ones of raw view records.
+func (b *Batch) parseViews(raws [][]byte) {
+	for _, raw := range raws {
+		v, err := parseView(raw)
+		if err != nil {
+			b.reject(err)
+			continue
+		}
+		b.views = append(b.views, v)
+	}
+}
+
 func (b *Batch) reject(err error) { b.rejected = append(b.rejected, Rejection{Err: err}) }
 
-// Restore rebuilds a state from what this node stored: the raw grants of a ring, which were proven before they were
-// stored, and its view records.
-func Restore(u *Universe, raws, views [][]byte) (*Ring, []Rejection) {
-	batch := &Batch{views: views}
-	batch.parse(u, raws)
-	p := u.Prove(batch, func(ID) bool { return true }, nil)
+// Restore rebuilds a state from what this node stored: the raw grants and view records of a ring, which were proven
+// before they were stored.
+func Restore(u *Universe, grants, views [][]byte) (*Ring, []Rejection) {
+	batch := &Batch{}
+	batch.parse(u, grants)
+	batch.parseViews(views)
+	yes := func(peer.ID) bool { return true }
+	believe := func(peer.ID, string, []byte, []byte) error { return nil }
+	p := u.Prove(batch, Judge{Verify: believe, Issued: yes, Removed: yes})
 	r, _ := New(u).Merge(p)
 	return r, p.Rejected()
 }

@@ -8,7 +8,8 @@
 // broadcast address. They may well be inside a block that is lent.
 //
 // A released address rests before it is given again, lest a peer's stale connection reach its next user. Asking for a
-// certain address by name ends its rest.
+// certain address by name ends its rest. A block that was taken over from a removed node rests as a whole, and is used
+// last (Late).
 //
 // With linked IPv6 an address has a twin: a /96 followed by the four bytes of the IPv4 address (Linked, LinkedBlock).
 package space

@@ -16,17 +16,22 @@ var (
 	ErrOutside  = errors.New("not in this node's blocks")
 	ErrTaken    = errors.New("in use")
 	ErrReserved = errors.New("the first and the last address of a pool are not given to anybody")
+	ErrCools    = errors.New("in a block that was another node's until a moment ago")
 )
 
 // Space is the set of addresses that a node owns, and which of them are taken. It is not safe for concurrent use.
 type Space struct {
 	coolFor  time.Duration
 	pools    []ring.Pool
-	reserved []uint32 // first and last address of each pool
-	blocks   []span   // own, ascending, disjoint
-	prefixes []netip.Prefix
-	taken    []uint32 // in use or resting, ascending; some may be outside the blocks
-	resting  []rest   // in the order of release, which is that of their ends
+	reserved []uint32       // first and last address of each pool
+	prefixes []netip.Prefix // own, ascending, disjoint
+	late     []Late         // as they were set; only what lies in prefixes counts
+	opened   time.Time      // late blocks up to here may be used
+	blocks   []span         // of prefixes without late, ascending
+	reserve  []span         // of late, used when blocks are full
+	closed   []span         // of late, not used yet
+	taken    []uint32       // in use or resting, ascending; some may be outside the blocks
+	resting  []rest         // in the order of their ends
 }
 
 type span struct{ first, last uint32 }
@@ -36,6 +41,13 @@ func (s span) size() int { return int(s.last-s.first) + 1 }
 type rest struct {
 	addr  uint32
 	until time.Time
+}
+
+// Late is a block whose former owner may not have noticed yet that it is not its own any more: it is neither used nor
+// lent before From, and used only when all other blocks are full.
+type Late struct {
+	Block netip.Prefix
+	From  time.Time
 }
 
 // New makes a space without blocks in IPv4 pools. Released addresses rest for coolFor.
@@ -53,9 +65,40 @@ func New(pools []ring.Pool, coolFor time.Duration) *Space {
 // the blocks now.
 func (s *Space) SetBlocks(blocks []netip.Prefix) {
 	s.prefixes = slices.SortedFunc(slices.Values(blocks), func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	s.blocks = s.blocks[:0]
+	s.sort()
+}
+
+// SetLate says which of the node's blocks, or parts of them, are late: disjoint IPv4 prefixes. Wake opens them in time.
+func (s *Space) SetLate(late []Late) {
+	s.late = slices.SortedFunc(slices.Values(late), func(a, b Late) int { return a.Block.Addr().Compare(b.Block.Addr()) })
+	s.sort()
+}
+
+// sort tells blocks from late ones.
+func (s *Space) sort() {
+	s.blocks, s.reserve, s.closed = s.blocks[:0], s.reserve[:0], s.closed[:0]
 	for _, p := range s.prefixes {
-		s.blocks = append(s.blocks, spanOf(p))
+		whole := spanOf(p)
+		next, done := whole.first, false // where what is not looked at yet begins
+		for _, l := range s.late {
+			part := spanOf(l.Block)
+			if part.last < whole.first || part.first > whole.last {
+				continue
+			}
+			part.first, part.last = max(part.first, whole.first), min(part.last, whole.last)
+			if part.first > next {
+				s.blocks = append(s.blocks, span{next, part.first - 1})
+			}
+			if l.From.After(s.opened) {
+				s.closed = append(s.closed, part)
+			} else {
+				s.reserve = append(s.reserve, part)
+			}
+			next, done = part.last+1, part.last == whole.last
+		}
+		if !done {
+			s.blocks = append(s.blocks, span{next, whole.last})
+		}
 	}
 }
 
@@ -64,9 +107,16 @@ func (s *Space) Owns(addr netip.Addr) bool {
 	return addr.Is4() && slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Lowest is the lowest address that may be taken.
+// Lowest is the lowest address that may be taken; one of a late block only when there is no other.
 func (s *Space) Lowest() (netip.Addr, bool) {
-	for _, b := range s.blocks {
+	if a, ok := s.lowest(s.blocks); ok {
+		return a, true
+	}
+	return s.lowest(s.reserve)
+}
+
+func (s *Space) lowest(blocks []span) (netip.Addr, bool) {
+	for _, b := range blocks {
 		if slices.Contains(s.reserved, b.first) {
 			b.first++
 		}
@@ -95,6 +145,9 @@ func (s *Space) Check(addr netip.Addr) error {
 	if slices.Contains(s.reserved, a) {
 		return ErrReserved
 	}
+	if slices.ContainsFunc(s.closed, func(c span) bool { return c.first <= a && a <= c.last }) {
+		return ErrCools
+	}
 	if s.has(a) && !s.rests(a) {
 		return ErrTaken
 	}
@@ -114,8 +167,14 @@ func (s *Space) Take(addr netip.Addr) {
 // Release lets an address that is in use rest from now on.
 func (s *Space) Release(addr netip.Addr, now time.Time) {
 	if a := number(addr); s.has(a) && !s.rests(a) {
-		s.resting = append(s.resting, rest{a, now.Add(s.coolFor)})
+		s.rest(a, now.Add(s.coolFor))
 	}
+}
+
+// rest keeps the order of those that rest.
+func (s *Space) rest(a uint32, until time.Time) {
+	i := sort.Search(len(s.resting), func(i int) bool { return s.resting[i].until.After(until) })
+	s.resting = slices.Insert(s.resting, i, rest{a, until})
 }
 
 // Drop makes an address free at once: for one that nobody ever used.
@@ -127,28 +186,64 @@ func (s *Space) Drop(addr netip.Addr) {
 	s.resting = slices.DeleteFunc(s.resting, func(r rest) bool { return r.addr == a })
 }
 
-// Wake frees the addresses that have rested by now, and lists them.
-func (s *Space) Wake(now time.Time) []netip.Addr {
+// Rests reports whether addr was released and may not be given yet.
+func (s *Space) Rests(addr netip.Addr) bool { return addr.Is4() && s.rests(number(addr)) }
+
+// Wake frees the addresses that have rested by now, lists them, and opens late blocks whose time has come. An address of
+// which held says that something still uses it rests for another holdFor; held may be nil.
+func (s *Space) Wake(now time.Time, held func(netip.Addr) bool) []netip.Addr {
 	var woken []netip.Addr
 	for len(s.resting) > 0 && !s.resting[0].until.After(now) {
-		addr := addrOf(s.resting[0].addr)
+		first := s.resting[0]
+		addr := addrOf(first.addr)
+		if held != nil && held(addr) {
+			s.resting = slices.Delete(s.resting, 0, 1)
+			s.rest(first.addr, now.Add(holdFor))
+			continue
+		}
 		woken = append(woken, addr)
 		s.Drop(addr)
+	}
+	if next, ok := s.nextOpening(); ok && !next.After(now) {
+		s.opened = now
+		s.sort()
 	}
 	return woken
 }
 
-// NextWake is when the next address has rested; false when none does.
+// holdFor is how long an address rests on that is still in use somewhere.
+const holdFor = time.Second
+
+// NextWake is when the next address has rested or the next late block opens; false when none does.
 func (s *Space) NextWake() (time.Time, bool) {
-	if len(s.resting) == 0 {
-		return time.Time{}, false
+	next, ok := s.nextOpening()
+	if len(s.resting) > 0 && (!ok || s.resting[0].until.Before(next)) {
+		next, ok = s.resting[0].until, true
 	}
-	return s.resting[0].until, true
+	return next, ok
 }
 
-// Count is how many addresses of the blocks are in use, and how many are free or resting.
+// nextOpening is when the next of the node's late blocks opens.
+func (s *Space) nextOpening() (next time.Time, ok bool) {
+	if len(s.closed) == 0 {
+		return next, false
+	}
+	for _, l := range s.late {
+		if l.From.After(s.opened) && s.overlaps(l.Block) && (!ok || l.From.Before(next)) {
+			next, ok = l.From, true
+		}
+	}
+	return next, ok
+}
+
+func (s *Space) overlaps(p netip.Prefix) bool {
+	return slices.ContainsFunc(s.prefixes, func(own netip.Prefix) bool { return own.Overlaps(p) })
+}
+
+// Count is how many addresses of the blocks are in use, and how many are free or resting. Late blocks that are not open
+// yet are not counted.
 func (s *Space) Count() (used, free int) {
-	for _, b := range s.blocks {
+	for _, b := range slices.Concat(s.blocks, s.reserve) {
 		used += s.index64(uint64(b.last)+1) - s.index(b.first)
 		free += b.size()
 		for _, r := range s.reserved {
@@ -157,8 +252,11 @@ func (s *Space) Count() (used, free int) {
 			}
 		}
 	}
+	open := func(a uint32) bool {
+		return !slices.ContainsFunc(s.closed, func(c span) bool { return c.first <= a && a <= c.last })
+	}
 	for _, r := range s.resting {
-		if s.Owns(addrOf(r.addr)) {
+		if s.Owns(addrOf(r.addr)) && open(r.addr) {
 			used--
 		}
 	}
@@ -166,7 +264,7 @@ func (s *Space) Count() (used, free int) {
 }
 
 // Spare is the block to lend: the upper half of the block with the largest free upper half, so that both keep one
-// aligned block; at the end a whole atom. Nothing in it is in use or rests, and at least keep other addresses of the
+// aligned block, or a second block that is about as large; at the end a whole atom. Nothing in it is in use or rests, and at least keep other addresses of the
 // node's stay free.
 func (s *Space) Spare(keep int) (netip.Prefix, bool) {
 	var best netip.Prefix
@@ -193,25 +291,52 @@ func (s *Space) Spare(keep int) (netip.Prefix, bool) {
 	}
 	// The highest first: pods are taken lowest first.
 	for _, p := range slices.Backward(s.prefixes) {
-		for _, pool := range s.pools {
-			if pool.Prefix.Overlaps(p) {
-				atomBits = pool.AtomBits
-			}
-		}
+		atomBits = s.atomBits(p)
 		search(p)
 	}
 	if !best.IsValid() {
 		return best, false
 	}
-	if _, free := s.Count(); free-spanOf(best).size() < keep {
-		return netip.Prefix{}, false
+	best = s.whole(best)
+	// In a small pool half of it may be too much, and a quarter not.
+	for _, free := s.Count(); free-spanOf(best).size() < keep; _, best = halve(best) {
+		if best.Bits() == s.atomBits(best) {
+			return netip.Prefix{}, false
+		}
 	}
 	return best, true
 }
 
-// unused reports whether no address of p is in use or rests.
+// atomBits is the prefix length of an atom of the pool around p.
+func (s *Space) atomBits(p netip.Prefix) (bits int) {
+	for _, pool := range s.pools {
+		if pool.Prefix.Overlaps(p) {
+			bits = pool.AtomBits
+		}
+	}
+	return bits
+}
+
+// whole is a block of the node's that is nearly as large as half and all free, in place of half of another: whoever got a
+// second block, from a removed member say, has one again and so has the other. Where there is none it is half itself.
+func (s *Space) whole(half netip.Prefix) netip.Prefix {
+	best := half
+	for _, p := range s.prefixes {
+		if !p.Overlaps(half) && p.Bits() <= half.Bits()+1 && (best == half || p.Bits() < best.Bits()) && s.unused(p) {
+			best = p
+		}
+	}
+	return best
+}
+
+// unused reports whether no address of p is in use or rests, and no part of it is late and not open yet.
 func (s *Space) unused(p netip.Prefix) bool {
 	span := spanOf(p)
+	for _, c := range s.closed {
+		if c.first <= span.last && span.first <= c.last {
+			return false
+		}
+	}
 	return s.index(span.first) == s.index64(uint64(span.last)+1)
 }
 

@@ -3,6 +3,7 @@ package space
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,7 +90,7 @@ func TestSequences(t *testing.T) {
 					s.Release(addr(step.addr), now)
 				case "wake":
 					now = now.Add(coolFor)
-					woken := s.Wake(now)
+					woken := s.Wake(now, nil)
 					if len(woken) != min(1, len(step.addr)) || len(woken) == 1 && woken[0].String() != step.addr {
 						t.Fatalf("step %d: woke %v, want %q", i, woken, step.addr)
 					}
@@ -124,13 +125,17 @@ func TestSpare(t *testing.T) {
 		{"with pods at the bottom", []string{"10.32.0.0/12"}, []string{"10.32.0.1", "10.32.3.9"}, 16, "10.40.0.0/13"},
 		{"a pod in the upper half", []string{"10.32.0.0/12"}, []string{"10.40.0.1"}, 16, "10.44.0.0/14"},
 		{"a pod in the upper half of the upper half", []string{"10.32.0.0/12"}, []string{"10.44.0.1"}, 16, "10.36.0.0/14"},
-		{"the largest block", []string{"10.32.0.0/22", "10.33.0.0/21"}, nil, 16, "10.33.4.0/22"},
-		{"equal blocks: the highest", []string{"10.32.0.0/22", "10.33.0.0/22"}, nil, 16, "10.33.2.0/23"},
+		{"the largest block", []string{"10.32.0.0/22", "10.33.0.0/19"}, nil, 16, "10.33.16.0/20"},
+		{"a second block goes whole", []string{"10.32.0.0/22", "10.33.0.0/21"}, nil, 16, "10.32.0.0/22"},
+		{"also one that is a little smaller", []string{"10.32.0.0/23", "10.33.0.0/21"}, nil, 16, "10.32.0.0/23"},
+		{"but not where a pod is", []string{"10.32.0.0/22", "10.33.0.0/21"}, []string{"10.32.0.1"}, 16, "10.33.4.0/22"},
+		{"of equal blocks one", []string{"10.32.0.0/22", "10.33.0.0/22"}, nil, 16, "10.32.0.0/22"},
 		{"two atoms", []string{"10.32.0.0/25"}, []string{"10.32.0.1"}, 16, "10.32.0.64/26"},
 		{"two atoms, the upper one used", []string{"10.32.0.0/25"}, []string{"10.32.0.65"}, 16, "10.32.0.0/26"},
 		{"a whole atom beside others", []string{"10.32.0.0/26", "10.32.1.0/26"}, []string{"10.32.0.1"}, 16, "10.32.1.0/26"},
 		{"nothing but one atom", []string{"10.32.0.0/26"}, nil, 16, ""},
 		{"all atoms used a little", []string{"10.32.0.0/25"}, []string{"10.32.0.1", "10.32.0.64"}, 16, ""},
+		{"less where too few would stay", []string{"10.32.0.0/24"}, []string{"10.32.0.1"}, 180, "10.32.0.192/26"},
 		{"too few would stay", []string{"10.32.0.0/25"}, []string{"10.32.0.1"}, 64, ""},
 		{"nothing", nil, nil, 0, ""},
 	} {
@@ -160,7 +165,7 @@ func TestARestingAddressIsNotLent(t *testing.T) {
 	if until, ok := s.NextWake(); !ok || !until.Equal(now.Add(coolFor)) {
 		t.Errorf("next wake %v, %v", until, ok)
 	}
-	s.Wake(now.Add(coolFor))
+	s.Wake(now.Add(coolFor), nil)
 	if p, _ := s.Spare(0); p.String() != "10.32.0.128/25" {
 		t.Errorf("lends %s", p)
 	}
@@ -228,7 +233,7 @@ func TestSpaceAgainstAMap(t *testing.T) {
 				delete(resting, a)
 			case "time":
 				now = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "seconds")) * time.Second)
-				for _, a := range s.Wake(now) {
+				for _, a := range s.Wake(now, nil) {
 					if until, ok := resting[a]; !ok || until.After(now) {
 						t.Fatalf("%v woke too early", a)
 					}
@@ -285,5 +290,80 @@ func TestLinked(t *testing.T) {
 	}
 	if Linked(netip.Prefix{}, addr("10.32.0.1")).IsValid() {
 		t.Error("a twin without a prefix")
+	}
+}
+
+func TestLateBlocks(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := New(pools("10.0.0.0/24", 30), coolFor)
+	s.Wake(now, nil)
+	s.SetLate([]Late{
+		{netip.MustParsePrefix("10.0.0.4/30"), now.Add(time.Hour)},
+		{netip.MustParsePrefix("10.0.0.12/30"), now.Add(2 * time.Hour)},
+		{netip.MustParsePrefix("10.0.0.64/26"), now.Add(time.Minute)}, // not the node's: it does not matter
+	})
+	s.SetBlocks(prefixes("10.0.0.0/28"))
+	if used, free := s.Count(); used != 0 || free != 7 { // 1 to 3 and 8 to 11
+		t.Errorf("%d used, %d free", used, free)
+	}
+	if err := s.Check(addr("10.0.0.5")); !errors.Is(err, ErrCools) {
+		t.Errorf("an address of a block that is not open yet: %v", err)
+	}
+	var given []string
+	take := func() {
+		for {
+			a, ok := s.Lowest()
+			if !ok {
+				return
+			}
+			s.Take(a)
+			given = append(given, a.String())
+		}
+	}
+	take()
+	if next, ok := s.NextWake(); !ok || !next.Equal(now.Add(time.Hour)) {
+		t.Errorf("next wake %v, %v", next, ok)
+	}
+	s.Wake(now.Add(time.Hour), nil)
+	s.Drop(addr("10.0.0.9")) // goes before what is late
+	take()
+	want := "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.8 10.0.0.9 10.0.0.10 10.0.0.11 10.0.0.9 10.0.0.4 10.0.0.5 10.0.0.6 10.0.0.7"
+	if got := strings.Join(given, " "); got != want {
+		t.Errorf("given %s\nwant  %s", got, want)
+	}
+	if next, ok := s.NextWake(); !ok || !next.Equal(now.Add(2*time.Hour)) {
+		t.Errorf("next wake %v, %v", next, ok)
+	}
+	if p, ok := s.Spare(0); ok {
+		t.Errorf("would lend %s, which is not open yet", p)
+	}
+	s.Wake(now.Add(2*time.Hour), nil)
+	if p, ok := s.Spare(0); !ok || p.String() != "10.0.0.12/30" {
+		t.Errorf("would lend %s, %v", p, ok)
+	}
+	if _, ok := s.NextWake(); ok {
+		t.Error("something wakes still")
+	}
+}
+
+func TestAnAddressThatIsHeldRestsOn(t *testing.T) {
+	s := New(pools("10.0.0.0/24", 26), coolFor)
+	s.SetBlocks(prefixes("10.0.0.0/24"))
+	now := time.Unix(0, 0)
+	for _, a := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
+		s.Take(addr(a))
+		s.Release(addr(a), now)
+		now = now.Add(time.Millisecond)
+	}
+	held := func(a netip.Addr) bool { return a == addr("10.0.0.1") }
+	now = now.Add(coolFor)
+	if got := s.Wake(now, held); len(got) != 2 || s.Rests(addr("10.0.0.2")) || !s.Rests(addr("10.0.0.1")) {
+		t.Errorf("woke %v", got)
+	}
+	if next, ok := s.NextWake(); !ok || next.After(now.Add(holdFor)) {
+		t.Errorf("looks again at %v, %v", next, ok)
+	}
+	if got := s.Wake(now.Add(holdFor), nil); len(got) != 1 || got[0] != addr("10.0.0.1") {
+		t.Errorf("woke %v", got)
 	}
 }

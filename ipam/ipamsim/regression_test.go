@@ -1,0 +1,247 @@
+package ipamsim_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"weft/ipam"
+	"weft/ipam/ipamsim"
+	"weft/ipam/ring"
+	"weft/mesh/peer"
+)
+
+// How rings of this kind have failed before, and what happens here.
+
+// Two members remove the same third one at the same moment: once, each kept the range for itself for ever.
+func TestTwoRemoveTheSameAtOnce(t *testing.T) {
+	story(t, 4, ipamsim.Setup{Seed: 31, Weather: ipamsim.Weather{Delay: 50 * time.Millisecond}}, func(g *ground) {
+		victim := g.n(4)
+		g.Kill(victim)
+		g.Remove(g.n(0), ipamsim.ByHand, victim)
+		g.Remove(g.n(1), ipamsim.ByHand, victim)
+		g.Remove(g.n(2), ipamsim.ByHand, victim)
+		g.wait("one takes over", time.Minute, func() bool { return g.gone(victim) })
+	})
+}
+
+// The dead one had given a part of its space away, and who removes it has not heard of that: once, both used it.
+func TestGrantUnknownToTheRemover(t *testing.T) {
+	story(t, 4, ipamsim.Setup{Seed: 32}, func(g *ground) {
+		donor, remover := g.n(0), g.n(1)
+		g.Fate = func(_, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			return ipamsim.Fate{Lost: to == remover && kind == state}
+		}
+		g.Cut(donor, remover)
+		receiver := g.Join(g.n(2), false, nil)
+		g.wait("it has an address", 20*time.Second, func() bool { return ready(receiver) })
+		addr := g.mustClaim(receiver, "pod")
+		g.Kill(donor)
+		g.Heal()
+		g.Remove(remover, ipamsim.ByHand, donor)
+		g.wait("taken over", time.Minute, func() bool { return g.gone(donor) })
+		if owner(remover, addr) != receiver.ID() {
+			t.Errorf("%s has a pod with %s, whose owner is now %s", receiver, addr, owner(remover, addr).Short())
+		}
+	})
+}
+
+// A process that is set back writes the same number again: once, each side kept its own entry, and they refused each
+// other's for ever. Here the greater hash holds everywhere.
+func TestEqualNumbersHaveOneWinner(t *testing.T) {
+	story(t, 4, ipamsim.Setup{Seed: 33}, func(g *ground) {
+		m := g.n(0)
+		g.Save(m)
+		g.Part([]*ipamsim.Machine{g.n(3), g.n(4)}) // who knew would stop it
+		a := g.Join(g.n(1), false, nil)
+		g.wait("a grant", 20*time.Second, func() bool { return ready(a) })
+		g.Part([]*ipamsim.Machine{g.n(1), g.n(2), a})
+		g.SetBack(m)
+		g.Start(m)
+		g.Run(20 * time.Second)
+		g.Heal()
+		g.wait("all agree", time.Minute, func() bool {
+			for _, x := range g.Machines()[1:] {
+				if x.Up() == nil || string(x.Up().Digest()) != string(m.Up().Digest()) {
+					return false
+				}
+			}
+			return true
+		})
+	})
+}
+
+// Machines come and go by force: once, the cluster was full of the dead and somebody had to remove them by hand.
+func TestAutoscalingTenTimes(t *testing.T) {
+	rounds, most := 2, 20
+	if *full {
+		rounds, most = 10, 50
+	}
+	s := ipamsim.Setup{Seed: 34, Prefix: netip.MustParsePrefix("10.0.0.0/20"), Gossip: 5 * time.Second}
+	story(t, 4, s, func(g *ground) {
+		const remove = 10 * time.Minute // --remove-after of machines without a vote
+		for round := range rounds {
+			var crowd []*ipamsim.Machine
+			for len(crowd) < most-5 {
+				ok := false
+				crowd = append(crowd, g.Join(g.n(len(crowd)%3), false, func(admitted bool) { ok = admitted }))
+				g.wait("a join", 20*time.Second, func() bool { return ok })
+			}
+			for _, m := range crowd {
+				g.wait(fmt.Sprintf("round %d: %s has an address", round, m), time.Minute, func() bool { return ready(m) })
+			}
+			for _, m := range crowd {
+				g.Retire(m) // kill -9, and the machine is gone
+			}
+			died := g.Now()
+			g.Run(remove)
+			g.Remove(g.n(1), ipamsim.Silence, crowd...)
+			g.wait("their space is back", 15*time.Minute-remove, func() bool { return g.gone(crowd...) })
+			if round == rounds-1 {
+				t.Logf("round %d: all space back %s after the last death, %d blocks, %d bytes of state", round,
+					(g.Now() - died).Round(time.Second), len(g.n(0).Up().Runs()), len(g.n(0).Up().Snapshot()))
+			}
+		}
+	})
+}
+
+// One after the other loses its disk and joins as a new one: once, that left a ring of the dead.
+func TestRollingResetOfAllMachines(t *testing.T) {
+	story(t, 3, ipamsim.Setup{Seed: 35}, func(g *ground) {
+		for i := range 4 {
+			old := g.n(i)
+			g.Retire(old)
+			if i < 3 { // the new ones are no issuers; one of the old ones stays until the end
+				sponsor := g.n(i + 1)
+				ok := false
+				m := g.Join(sponsor, true, func(admitted bool) { ok = admitted })
+				g.wait("a join", 20*time.Second, func() bool { return ok && ready(m) })
+				g.Remove(g.n(2), ipamsim.ByHand, old)
+				if i == 2 {
+					continue // that was the last issuer: nobody can remove it, and the others go on
+				}
+				g.wait("taken over", time.Minute, func() bool { return g.gone(old) })
+			}
+		}
+		g.Run(time.Minute)
+		for _, m := range g.Machines()[4:] {
+			g.mustClaim(m, "pod")
+		}
+	})
+}
+
+// Two members hold a grant of the same block by the same owner: once, both gave addresses of it.
+func TestRangeClaimedTwice(t *testing.T) {
+	story(t, 3, ipamsim.Setup{Seed: 36}, func(g *ground) {
+		m := g.n(0)
+		g.Save(m)
+		c := g.Copy(m)
+		// The two lives of one disk are in two halves, and each grants the same block.
+		a, b := g.Join(g.n(1), false, nil), g.Join(g.n(2), false, nil)
+		g.Part([]*ipamsim.Machine{m, g.n(1), a})
+		g.Start(c)
+		g.Run(30 * time.Second)
+		g.Heal()
+		g.wait("one owner in all eyes", 2*time.Minute, func() bool {
+			for _, x := range []*ipamsim.Machine{g.n(1), g.n(2), g.n(3), a, b} {
+				if x.Up() == nil || string(x.Up().Digest()) != string(g.n(1).Up().Digest()) {
+					return false
+				}
+			}
+			return true
+		})
+		for _, x := range []*ipamsim.Machine{a, b} {
+			for _, stray := range x.Up().Strays() {
+				t.Logf("%s has to renumber %s", x, stray.V4)
+			}
+		}
+	})
+}
+
+// TestSchedule18MaliciousMember is at home here because it needs nothing of a World but one victim.
+func TestSchedule18MaliciousMember(t *testing.T) {
+	story(t, 3, ipamsim.Setup{Seed: 18}, func(g *ground) {
+		evil, victim := g.n(3), g.n(1)
+		before := string(victim.Up().Digest())
+		// In a cluster of its own it is the founder, and writes what it likes.
+		own, err := ring.NewUniverse([32]byte{1}, evil.ID(), []ring.Pool{{Prefix: netip.MustParsePrefix("10.0.0.0/22"), AtomBits: 28}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		forged := ring.New(own)
+		for _, to := range []peer.ID{evil.ID(), victim.ID(), g.n(0).ID()} {
+			next, _, err := forged.Grant(evil.Signer(), netip.MustParsePrefix("10.0.0.0/23"), to)
+			if err == nil {
+				forged = next
+			}
+		}
+		if forged.Len() == 0 {
+			t.Fatal("nothing was forged")
+		}
+		if err := victim.Up().Merge(forged.Encode()); err == nil {
+			t.Error("forged grants are taken without a word")
+		}
+		for _, junk := range [][]byte{nil, make([]byte, 2<<20), []byte("junk"), forged.Encode()[:40]} {
+			_ = victim.Up().Merge(junk)
+			for _, method := range ipam.Methods() {
+				_, _ = victim.Up().HandleCall(t.Context(), evil.ID(), method, junk)
+			}
+		}
+		if string(victim.Up().Digest()) != before {
+			t.Error("the victim believes some of it")
+		}
+		// And what is good beside it is still taken.
+		g.grow(false)
+	})
+}
+
+// crowd is how many machines a story of many has.
+func crowd(few, many int) int {
+	switch {
+	case os.Getenv("WEFT_TEST_LONG") != "":
+		return 1000
+	case *full:
+		return many
+	}
+	return few
+}
+
+// TestAThousandJoin plays 50 joins, 200 with -full and 1,000 when there is time, and prints what they cost.
+func TestAThousandJoin(t *testing.T) {
+	machines := crowd(50, 200)
+	s := ipamsim.Setup{Seed: 37, Prefix: netip.MustParsePrefix("10.0.0.0/14"), AtomBits: 26, Gossip: 10 * time.Second}
+	story(t, 4, s, func(g *ground) {
+		for range machines - 5 {
+			g.Join(g.n(0), false, nil)
+			g.Run(100 * time.Millisecond)
+		}
+		all := g.Machines()
+		g.wait("all have addresses", 5*time.Minute, func() bool { return ready(all[len(all)-1]) })
+		g.wait("all agree", 5*time.Minute, func() bool {
+			for _, m := range all[1:] {
+				if m.Up() == nil || string(m.Up().Digest()) != string(all[0].Up().Digest()) {
+					return false
+				}
+			}
+			return true
+		})
+		routes := 0
+		for id, own := range all[0].Up().Blocks() {
+			if id != all[0].ID() {
+				routes += len(own)
+			}
+		}
+		c := g.Counts()
+		each := c.Messages / machines
+		t.Logf("%d machines after %s: %d routes at the founder, %d messages each, %d bytes of state (%d runs; the estimate without signatures was %d)",
+			machines, g.Now().Round(time.Second), routes, each, len(all[0].Up().Snapshot()), len(all[0].Up().Runs()), 9*machines)
+		if want := machines - 1; routes < want*98/100 || routes > want*102/100 {
+			t.Errorf("%d routes for %d other machines", routes, want)
+		}
+		if each > 2000 {
+			t.Errorf("%d messages for each machine", each)
+		}
+	})
+}

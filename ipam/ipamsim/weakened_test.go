@@ -1,0 +1,280 @@
+package ipamsim_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weft/ipam"
+	"weft/ipam/ipamsim"
+)
+
+// A simulator that finds nothing wrong with wrong rules is broken itself. Each rule has a story here that holds with it,
+// and in which without it two machines own the same address.
+
+// weakened plays a story with all rules, then without one.
+func weakened(t *testing.T, rule ipam.Weakness, voters int, play func(g *ground)) {
+	t.Helper()
+	lone := rule == 0 // R12 is a rule of joining, which is not ipam's
+	for _, weak := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := ipamsim.Setup{Seed: 99, Lone: lone && weak}
+			if weak {
+				s.Configure = func(c *ipam.Config) { c.Weaken = rule }
+			}
+			if testing.Verbose() {
+				s.Log = t.Logf
+			}
+			w, err := ipamsim.New(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			g := &ground{w, t}
+			for range voters {
+				g.grow(true)
+			}
+			play(g)
+			switch err := w.Err(); {
+			case weak && err == nil:
+				t.Error("nothing is broken without the rule")
+			case weak:
+				t.Log(err)
+				if name, _, _ := strings.Cut(err.Error(), ":"); name != "I1" && name != "I3" && name != "I4" && name != "I10" {
+					t.Errorf("broken otherwise: %v", err)
+				}
+			case err != nil:
+				t.Errorf("with the rule: %v", err)
+			}
+		})
+	}
+}
+
+// secret lets a donor grant to a new machine so that only these two know, or, where late, only the donor does and the
+// grant is on its way for that long. Then the donor dies.
+func (g *ground) secret(donor, sponsor *ipamsim.Machine, late time.Duration) *ipamsim.Machine {
+	g.t.Helper()
+	joiner := g.Join(sponsor, false, nil)
+	g.Fate = func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+		switch {
+		case from == donor && to == joiner && kind == state && late > 0:
+			return ipamsim.Fate{Late: late}
+		case from == donor && to == joiner && kind == answerGrant && late == 0:
+			return ipamsim.Fate{}
+		case from == donor && (kind == answerGrant || kind == state || kind == digest),
+			from != donor && to == joiner && kind == "answer ipam.spare",
+			from == joiner && (kind == state || kind == digest || to == donor && kind != "ipam.spare" && kind != askGrant):
+			return ipamsim.Fate{Lost: true}
+		}
+		return ipamsim.Fate{}
+	}
+	g.lends(donor, joiner)
+	if late == 0 {
+		g.wait("the joiner has it", 10*time.Second, func() bool { return len(blocks(joiner, joiner)) > 0 })
+	} else {
+		// Something makes the donor tell the joiner: it is on the way when the donor dies.
+		g.Meet(joiner, donor)
+		g.Fate = func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			return ipamsim.Fate{
+				Late: map[bool]time.Duration{true: late}[from == donor && to == joiner && kind == state],
+				Lost: from == donor && to != joiner && (kind == state || kind == digest),
+			}
+		}
+		g.Run(time.Second)
+	}
+	g.Kill(donor)
+	return joiner
+}
+
+// only lets nothing but requests for promises, and what a donor once sent, reach a machine.
+func only(m, donor *ipamsim.Machine) func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+	return func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+		return ipamsim.Fate{Lost: to == m && from != donor && kind != askPromise && kind != "roster"}
+	}
+}
+
+func TestWeakenedFence(t *testing.T) { // R10
+	weakened(t, ipam.WithoutFence, 3, func(g *ground) {
+		joiner := g.secret(g.n(0), g.n(1), 0)
+		g.Fate = func(_, to *ipamsim.Machine, _ string) ipamsim.Fate { return ipamsim.Fate{Lost: to == joiner} }
+		g.Remove(g.n(1), ipamsim.ByHand, g.n(0))
+		g.Run(time.Minute)
+	})
+}
+
+func TestWeakenedRefusal(t *testing.T) { // R9
+	weakened(t, ipam.WithoutRefusal, 3, func(g *ground) {
+		joiner := g.secret(g.n(0), g.n(1), time.Minute)
+		g.Fate = only(joiner, g.n(0))
+		for _, m := range []*ipamsim.Machine{g.n(1), joiner} { // it hears of it on some way
+			g.Remove(m, ipamsim.ByHand, g.n(0))
+		}
+		g.Run(2 * time.Minute)
+	})
+}
+
+func TestWeakenedMemory(t *testing.T) { // R9
+	weakened(t, ipam.WithoutMemory, 4, func(g *ground) {
+		joiner := g.secret(g.n(0), g.n(1), 2*time.Minute)
+		g.Fate = only(joiner, g.n(0))
+		g.Remove(g.n(1), ipamsim.ByHand, g.n(0))
+		g.Remove(joiner, ipamsim.ByHand, g.n(0))
+		g.Run(30 * time.Second)
+		g.Kill(g.n(4))
+		for _, m := range []*ipamsim.Machine{g.n(1), joiner} { // it hears of it on some way
+			g.Remove(m, ipamsim.ByHand, g.n(4))
+		}
+		g.Run(3 * time.Minute)
+	})
+}
+
+func TestWeakenedSync(t *testing.T) { // R4
+	weakened(t, ipam.WithoutSync, 4, func(g *ground) {
+		victim := g.n(4)
+		g.Kill(victim)
+		g.Remove(g.n(0), ipamsim.ByHand, victim)
+		g.Run(time.Minute)
+		g.Part([]*ipamsim.Machine{victim})
+		g.Start(victim)
+		g.Run(time.Minute)
+	})
+}
+
+func TestWeakenedIncarnation(t *testing.T) { // R7
+	weakened(t, ipam.WithoutIncarnation, 5, func(g *ground) {
+		victim := g.n(5)
+		g.Kill(victim)
+		g.Part([]*ipamsim.Machine{g.n(0)})
+		g.Remove(g.n(0), ipamsim.ByHand, victim)
+		g.Start(victim) // a quorum hears of it that has not heard of the removal
+		g.Run(10 * time.Second)
+		g.Fate = func(_, to *ipamsim.Machine, _ string) ipamsim.Fate { return ipamsim.Fate{Lost: to == victim} }
+		g.Heal()
+		g.Run(20 * time.Second)
+	})
+}
+
+func TestWeakenedDisk(t *testing.T) { // R1
+	weakened(t, ipam.WithoutDisk, 3, func(g *ground) {
+		joiner := g.secret(g.n(0), g.n(1), 0)
+		g.Fate = func(from, _ *ipamsim.Machine, _ string) ipamsim.Fate { return ipamsim.Fate{Lost: from == joiner} }
+		g.Start(g.n(0))
+		g.Run(30 * time.Second)
+	})
+}
+
+func TestWeakenedQuorum(t *testing.T) { // R10
+	weakened(t, ipam.WithoutQuorum, 4, func(g *ground) {
+		few, many := []*ipamsim.Machine{g.n(0), g.n(1)}, []*ipamsim.Machine{g.n(2), g.n(3), g.n(4)}
+		for _, m := range many {
+			g.Kill(m)
+		}
+		g.Part(few)
+		g.Remove(g.n(0), ipamsim.ByHand, many...)
+		g.Run(time.Minute)
+		for _, m := range many {
+			g.Start(m)
+		}
+		g.Run(time.Minute)
+	})
+}
+
+func TestWeakenedMinority(t *testing.T) { // R10
+	weakened(t, ipam.WithoutMinority, 4, func(g *ground) {
+		joiner := g.secret(g.n(0), g.n(1), 0)
+		g.Fate = func(from, to *ipamsim.Machine, _ string) ipamsim.Fate {
+			return ipamsim.Fate{Lost: to == joiner || from == joiner}
+		}
+		g.Remove(g.n(1), ipamsim.ByHand, g.n(0))
+		g.Run(time.Minute)
+	})
+}
+
+func TestWeakenedClosure(t *testing.T) { // R10
+	weakened(t, ipam.WithoutClosure, 4, func(g *ground) {
+		remover, donor := g.n(1), g.n(0)
+		g.Part([]*ipamsim.Machine{remover})
+		joiner := g.secret(donor, g.n(2), 0)
+		g.Fate = func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			gossip := kind == "roster" || kind == digest || kind == state
+			return ipamsim.Fate{Lost: gossip && to == remover || to == joiner && kind != askPromise || from == joiner && kind != answerPromise}
+		}
+		g.Heal()
+		g.Remove(remover, ipamsim.ByHand, donor)
+		g.Run(time.Minute)
+	})
+}
+
+// After its promise a survivor lends on what it has of the removed one, to somebody who has promised too: the
+// coordinator cannot know, and must not write that block.
+func TestWeakenedRestraint(t *testing.T) { // R11
+	weakened(t, ipam.WithoutRestraint, 4, func(g *ground) {
+		donor, remover, slow, lender := g.n(0), g.n(1), g.n(3), g.n(4)
+		poor := g.Join(g.n(2), false, nil)
+		lends, release := false, false
+		g.Fate = func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			gossip := kind == state || kind == digest
+			switch {
+			case from == slow && kind == answerPromise:
+				return ipamsim.Fate{Lost: !release}
+			case to == poor && kind == "answer ipam.spare":
+				return ipamsim.Fate{Lost: !lends || from != lender}
+			case to == poor && release, from == lender && gossip && lends, from == poor && gossip && lends:
+				return ipamsim.Fate{Lost: true}
+			}
+			return ipamsim.Fate{}
+		}
+		g.Run(3 * time.Second)
+		g.Kill(donor)
+		g.Remove(remover, ipamsim.ByHand, donor)
+		promised := func(m *ipamsim.Machine) bool {
+			r := m.Up().Status().Reclaims
+			return len(r) == 1 && r[0].View > 0
+		}
+		g.wait("promises", time.Minute, func() bool { return promised(lender) && promised(poor) && promised(slow) })
+		lends = true
+		g.wait("a grant after the promise", 2*time.Minute, func() bool { return len(blocks(lender, poor)) > 0 && len(blocks(poor, poor)) > 0 })
+		release = true
+		g.Run(time.Minute)
+	})
+}
+
+// TestWeakenedJoin lets a sponsor admit on its own (R12): only the donor knows the joiner, and the donor dies.
+func TestWeakenedJoin(t *testing.T) {
+	weakened(t, 0, 4, func(g *ground) {
+		donor := g.n(0)
+		g.Part([]*ipamsim.Machine{donor}, []*ipamsim.Machine{})
+		joiner := g.Join(donor, false, nil)
+		g.Part([]*ipamsim.Machine{donor, joiner})
+		g.Run(20 * time.Second)
+		g.Kill(donor)
+		g.Part([]*ipamsim.Machine{joiner})
+		g.Remove(g.n(1), ipamsim.ByHand, donor)
+		g.Run(time.Minute)
+	})
+}
+
+// TestWeakenedIdentity gives an identity a second life without its disk's last state (R3), which ipam can only notice: it
+// must never serve from what it had.
+func TestWeakenedIdentity(t *testing.T) {
+	story(t, 4, ipamsim.Setup{Seed: 98, Strict: true}, func(g *ground) {
+		m := g.n(0)
+		g.Save(m)
+		for i := range 3 {
+			g.mustClaim(m, fmt.Sprint(i))
+		}
+		g.grow(false)
+		g.SetBack(m)
+		g.Start(m)
+		answered := false
+		g.Claim(m, "new", netip.Addr{}, func(a netip.Addr, err error) {
+			if answered = true; err == nil {
+				t.Errorf("%s was given", a)
+			}
+		})
+		g.wait("an answer", 10*time.Second, func() bool { return answered })
+	})
+}
