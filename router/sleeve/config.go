@@ -49,6 +49,9 @@ type Config struct {
 	// Deliver gets each control datagram; b belongs to it. It runs on a goroutine of its own: while it blocks, up to
 	// 256 datagrams wait, then the oldest are dropped and counted.
 	Deliver func(from peer.ID, b []byte)
+	// Foreign gets each datagram of WireGuard's that comes to the port; b is lent until it returns, and the worker that
+	// reads the socket waits for it. nil: they are dropped as malformed.
+	Foreign func(b []byte, from netip.AddrPort)
 	// Log may be nil.
 	Log *slog.Logger
 }

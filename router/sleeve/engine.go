@@ -35,8 +35,9 @@ var (
 // the atomic snapshots below. One goroutine steps the links when their time comes, one answers handshakes, one delivers
 // control datagrams. Locks are taken in the order Engine, remote, directory or lane.
 type Engine struct {
-	log   *slog.Logger
-	start time.Time // of the engine's clock, which does not follow the wall clock
+	log     *slog.Logger
+	start   time.Time // of the engine's clock, which does not follow the wall clock
+	foreign func(b []byte, from netip.AddrPort)
 
 	node    atomic.Pointer[node]      // nil without an identity
 	routes  atomic.Pointer[routes]    // who owns an inner address
@@ -71,7 +72,7 @@ type tunnel struct {
 
 // New checks the configuration. Nothing runs before Run.
 func New(c Config) (*Engine, error) {
-	e := &Engine{log: c.Log, start: time.Now(), kick: make(chan struct{}, 1)}
+	e := &Engine{log: c.Log, foreign: c.Foreign, start: time.Now(), kick: make(chan struct{}, 1)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}

@@ -92,7 +92,7 @@ func FuzzInner(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.in.tun = p.e.tun.Load()
+			p.in.device(p.e.tun.Load())
 			p.in.datagram(append(d, sealed...), byte(len(a)), portOf(p.sink), time.Now())
 		}
 		p.in.flush()

@@ -12,30 +12,30 @@ import (
 type inbound struct {
 	e    *Engine
 	in   []byte
-	oob  []byte
 	one  []byte // vnet header and one packet that is written alone
 	join *join
-	tun  *tunnel // of this batch
+	tun  *tunnel  // of this batch
+	out  []*queue // of tun
 }
 
 func newInbound(e *Engine) *inbound {
 	return &inbound{
-		e: e, in: make([]byte, maxPacket+1), oob: make([]byte, recvOOB), one: make([]byte, vnetSize+maxPacket+1),
+		e: e, in: make([]byte, maxPacket+1), one: make([]byte, vnetSize+maxPacket+1),
 		join: newJoin(),
 	}
 }
 
 // run reads until the socket is closed.
 func (in *inbound) run(s *socket) {
+	p := newPort(s)
 	for {
-		n, oobn, _, from, err := s.conn.ReadMsgUDPAddrPort(in.in, in.oob)
+		n, size, tos, from, err := p.get(in.in)
 		if err != nil {
 			if in.e.readFailed("UDP", err) {
 				return
 			}
 			continue
 		}
-		size, tos := parseRecvOOB(in.oob[:oobn])
 		if size <= 0 {
 			size = n
 		}
@@ -45,7 +45,9 @@ func (in *inbound) run(s *socket) {
 
 // batch handles what came in one receive: datagrams of size bytes back to back, the last may be shorter. b is used up.
 func (in *inbound) batch(b []byte, size int, tos uint8, from netip.AddrPort, now time.Time) {
-	in.tun = in.e.tun.Load()
+	if t := in.e.tun.Load(); t != in.tun {
+		in.device(t)
+	}
 	for len(b) > 0 {
 		n := min(size, len(b))
 		in.datagram(b[:n:n], tos, from, now)
@@ -54,12 +56,26 @@ func (in *inbound) batch(b []byte, size int, tos uint8, from netip.AddrPort, now
 	in.flush()
 }
 
+// device takes another TUN device from now on.
+func (in *inbound) device(t *tunnel) {
+	in.tun, in.out = t, nil
+	if t != nil {
+		for _, f := range t.queues {
+			in.out = append(in.out, newQueue(f))
+		}
+	}
+}
+
 // datagram handles one.
 func (in *inbound) datagram(b []byte, tos uint8, from netip.AddrPort, now time.Time) {
 	h, ok := parseHeader(b)
 	if !ok {
 		if noise.Type(b) != 0 {
 			in.e.handshakes.offer(b, from, now)
+			return
+		}
+		if in.e.foreign != nil && isForeign(b) {
+			in.e.foreign(b, from)
 			return
 		}
 		in.e.drops.add(dropMalformed, 1)
@@ -195,9 +211,9 @@ func (in *inbound) flush() {
 func (in *inbound) write(r *remote, lane uint8, b []byte) {
 	queue := 0
 	if lane != controlLane {
-		queue = int(lane-1) % len(in.tun.queues)
+		queue = int(lane-1) % len(in.out)
 	}
-	if _, err := in.tun.queues[queue].Write(b); err != nil {
+	if err := in.out[queue].put(b); err != nil {
 		r.drops.add(dropTUN, 1)
 	}
 }

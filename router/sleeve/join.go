@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 )
 
-// minJoin is the smallest payload of segments that are joined: below it a peer could make us build packets of
-// thousands of segments.
+// minJoin is the smallest payload of TCP segments that are joined: below it a peer could make us build packets of
+// thousands of segments. For UDP the kernel has a limit of its own, maxSegments.
 const minJoin = 256
 
 // join collects consecutive segments of one super-packet into buf. The first segment's headers serve for all: they
@@ -29,7 +29,10 @@ func newJoin() *join { return &join{buf: make([]byte, vnetSize+maxPacket)} }
 // first starts a run with a checked packet, or reports false if it is not one to join with others.
 func (j *join) first(k *keys, lane uint8, m meta, p packet) bool {
 	size := len(p.b) - p.payload
-	if m.kind&(flagTCP|flagUDP) == 0 || m.kind&flagPartial == 0 || p.proto == 0 || size < minJoin {
+	if m.kind&(flagTCP|flagUDP) == 0 || m.kind&flagPartial == 0 || p.proto == 0 || size == 0 {
+		return false
+	}
+	if p.proto == protoTCP && size < minJoin {
 		return false
 	}
 	if (m.kind&flagTCP != 0) != (p.proto == protoTCP) || p.proto == protoTCP && p.b[p.l4+tcpFlags]&flagCWR != 0 {
@@ -48,7 +51,7 @@ func (j *join) next(k *keys, lane uint8, m meta, b []byte) bool {
 		return false
 	}
 	size := len(b) - j.pkt.payload
-	if size <= 0 || size > j.size || j.n+size > maxPacket || b[0]>>4 != j.pkt.b[0]>>4 {
+	if size <= 0 || size > j.size || j.n+size > maxPacket || j.segs == maxSegments || b[0]>>4 != j.pkt.b[0]>>4 {
 		return false
 	}
 	if j.pkt.proto == protoTCP {

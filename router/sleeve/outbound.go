@@ -16,10 +16,10 @@ type outbound struct {
 	id   uint16 // of the last super-packet
 
 	in   []byte // tunRoom, then what was read
-	read reader
-	oob  []byte
+	port *port  // of the last send
 	cut  cut
 	pack pack
+	flow flow
 }
 
 // pack are sealed datagrams that leave together: all of size bytes, the last may be shorter.
@@ -53,7 +53,7 @@ func (n *pack) added(size, bytes int) {
 }
 
 func newOutbound(e *Engine, lane uint8) *outbound {
-	o := &outbound{e: e, lane: lane, in: make([]byte, tunRoom+maxPacket+1), oob: make([]byte, sendOOB)}
+	o := &outbound{e: e, lane: lane, in: make([]byte, tunRoom+maxPacket+1)}
 	o.pack.out = make([]byte, 0, maxSend+overhead)
 	return o
 }
@@ -64,12 +64,12 @@ func (o *outbound) run(f *os.File, offload Offload) {
 	if offload.Vnet {
 		head = vnetSize
 	}
-	o.read.init(f)
+	q := newQueue(f)
 	for {
-		n, err := o.read.now(o.in[tunRoom-head:])
+		n, err := q.get(o.in[tunRoom-head:], false)
 		if n == 0 && err == nil { // nothing waits
 			o.flush(o.e.now())
-			n, err = f.Read(o.in[tunRoom-head:])
+			n, err = q.get(o.in[tunRoom-head:], true)
 		}
 		if err != nil {
 			o.flush(o.e.now())
@@ -139,8 +139,18 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 		if !o.pack.takes(s, tos, size) {
 			o.flush(now)
 			o.pack.begin(r, s, tos, size)
+			o.flow.end()
 		}
-		if o.seal(meta{kind: kind}, buf[tunRoom-metaSize:tunRoom+len(p.b)]) {
+		m := meta{kind: kind}
+		if kind&flagPartial == 0 {
+			o.flow.end()
+		} else if place := o.flow.add(p); place > 0 {
+			if place == 1 {
+				o.id++
+			}
+			m = meta{kind: flagUDP | flagPartial, place: uint8(place - 1), id: o.id}
+		}
+		if o.seal(m, buf[tunRoom-metaSize:tunRoom+len(p.b)]) {
 			o.pack.added(size, len(p.b))
 		}
 		return
@@ -225,7 +235,10 @@ func (o *outbound) flush(now int64) {
 		n.r.drops.add(dropSend, count)
 		return
 	}
-	refused, err := sock.send(n.out, n.size, n.s.to, n.tos, o.oob)
+	if o.port == nil || o.port.sock != sock {
+		o.port = newPort(sock)
+	}
+	refused, err := o.port.run(n.out, n.size, n.s.to, n.tos)
 	if refused > 0 {
 		why := dropSend
 		if tooBig(err) {

@@ -10,12 +10,15 @@ const (
 	protoTCP = 6
 	protoUDP = 17
 
-	tcpFlags  = 13 // offset in the TCP header
-	flagFIN   = 0x01
-	flagPSH   = 0x08
-	flagCWR   = 0x80
-	ecnMask   = 0x03
-	ecnCE     = 0x03
+	tcpFlags = 13 // offset in the TCP header
+	flagFIN  = 0x01
+	flagPSH  = 0x08
+	flagCWR  = 0x80
+	ecnMask  = 0x03
+	ecnCE    = 0x03
+
+	ipDontFragment = 0x40 // in byte 6 of an IPv4 header
+
 	maxPacket = 65535 // bytes, of an IPv4 packet; larger IPv6 ones are not carried either
 )
 

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 )
 
 // Sizes of one send.
@@ -15,13 +16,14 @@ const (
 // socket is one UDP socket; sending from several goroutines is safe.
 type socket struct {
 	conn     *net.UDPConn
+	raw      syscall.RawConn // nil: using it might block
 	v6       bool
 	oneByOne atomic.Bool // the kernel or the card refused to cut a send into datagrams
 }
 
 func newSocket(c *net.UDPConn) *socket {
 	a, _ := c.LocalAddr().(*net.UDPAddr)
-	return &socket{conn: c, v6: a != nil && a.AddrPort().Addr().Unmap().Is6()}
+	return &socket{conn: c, raw: raw(c), v6: a != nil && a.AddrPort().Addr().Unmap().Is6()}
 }
 
 // sockets are the sockets by family; replaced, never changed.
@@ -37,29 +39,28 @@ func (s *sockets) to(a netip.AddrPort) *socket {
 	return s.v4
 }
 
-// send sends run: datagrams of size bytes each, back to back, the last may be shorter. tos is the outer traffic class.
-// oob is scratch space of at least sendOOB bytes. It returns how many datagrams were refused, with the last error.
-func (s *socket) send(run []byte, size int, to netip.AddrPort, tos uint8, oob []byte) (refused int, err error) {
-	if len(run) > size && !s.oneByOne.Load() {
-		_, _, err := s.conn.WriteMsgUDPAddrPort(run, putSendOOB(oob, s.v6, size, tos), to)
+// run sends datagrams of size bytes each, back to back, the last may be shorter. tos is the outer traffic class. It returns
+// how many datagrams were refused, with the last error.
+func (p *port) run(b []byte, size int, to netip.AddrPort, tos uint8) (refused int, err error) {
+	if len(b) > size && !p.sock.oneByOne.Load() {
+		err := p.put(b, size, to, tos)
 		again, always := refusesSegments(err)
 		if !again {
 			if err != nil {
-				return (len(run) + size - 1) / size, err
+				return (len(b) + size - 1) / size, err
 			}
 			return 0, nil
 		}
 		if always {
-			s.oneByOne.Store(true)
+			p.sock.oneByOne.Store(true)
 		}
 	}
-	extra := putSendOOB(oob, s.v6, 0, tos)
-	for len(run) > 0 {
-		n := min(size, len(run))
-		if _, _, e := s.conn.WriteMsgUDPAddrPort(run[:n], extra, to); e != nil {
+	for len(b) > 0 {
+		n := min(size, len(b))
+		if e := p.put(b[:n], 0, to, tos); e != nil {
 			refused, err = refused+1, e
 		}
-		run = run[n:]
+		b = b[n:]
 	}
 	return refused, err
 }
