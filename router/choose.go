@@ -11,7 +11,6 @@ import (
 )
 
 const (
-	silence  = 2 * time.Second // after this without an answer a transport is left
 	holdMin  = 10 * time.Second
 	holdMax  = 10 * time.Minute
 	calmDown = 10 * time.Minute // without a change for so long, the guard against flapping starts anew
@@ -37,7 +36,7 @@ type Choice struct {
 	Since     time.Time
 
 	hold   time.Duration // a better transport must wait for so long
-	lastUp time.Time     // when it was last seen to work
+	proven bool          // it was seen to work
 }
 
 // candidate is a driver that may be used for a peer.
@@ -129,9 +128,9 @@ func holds(prefixes []netip.Prefix, a netip.Addr) bool {
 
 // choose picks among the candidates, given what is known of each link and what was chosen before.
 //
-// A transport in use is left at once when it may not be used any more, and after 2 s without an answer when another
-// answers. A better one is taken only when it answers, and not before the hold time is over, which doubles with each
-// change.
+// A transport in use is left at once when it may not be used any more, or when its link is not up and another's is: to
+// bear two seconds of silence is the transport's part. A better one is taken only when it answers, and not before the hold
+// time is over, which doubles with each change.
 func choose(cands []candidate, out []Rejection, links map[string]Link, was Choice, now time.Time) Choice {
 	index := func(name string) int {
 		return slices.IndexFunc(cands, func(c candidate) bool { return c.Name == name })
@@ -139,7 +138,7 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 	var pick int
 	cur := index(was.Transport)
 	best := slices.IndexFunc(cands, func(c candidate) bool { return links[c.Name].Up })
-	next := Choice{Transport: was.Transport, Since: was.Since, hold: was.hold, lastUp: was.lastUp}
+	next := Choice{Transport: was.Transport, Since: was.Since, hold: was.hold, proven: was.proven}
 	switch {
 	case len(cands) == 0:
 		next = Choice{Reason: "no transport can reach it", Rejected: out, Since: was.Since}
@@ -153,24 +152,25 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 	case cur < 0:
 		pick = max(best, 0)
 	case links[was.Transport].Up:
-		next.lastUp, pick = now, cur
+		pick = cur
 		if best < cur && now.Sub(was.Since) >= was.hold {
 			pick = best
 		}
 	default:
-		pick = cur
-		if quiet := now.Sub(later(was.lastUp, was.Since)); best >= 0 && quiet >= silence {
-			pick = best
+		if pick = best; best < 0 {
+			pick = cur
 		}
 	}
 	if c := cands[pick]; c.Name != was.Transport {
-		next.Transport, next.Since, next.lastUp = c.Name, now, now
-		if was.Transport == "" || now.Sub(was.Since) >= calmDown {
+		next.Transport, next.Since = c.Name, now
+		next.proven = false
+		if !was.proven || now.Sub(was.Since) >= calmDown {
 			next.hold = holdMin
 		} else {
 			next.hold = min(max(2*was.hold, holdMin), holdMax)
 		}
 	}
+	next.proven = next.proven || links[cands[pick].Name].Up
 	next.Reason = reason(cands, pick)
 	for i, c := range cands {
 		if i < pick {
@@ -205,11 +205,4 @@ func describe(out []Rejection) string {
 		parts[i] = fmt.Sprintf("%s: %s", r.Transport, r.Reason)
 	}
 	return strings.Join(parts, "; ")
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

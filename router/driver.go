@@ -97,8 +97,8 @@ func (d *driverState) apply(ctx context.Context, want []Tunnel, members map[peer
 		}
 	}
 	if d.t == nil {
-		// A transport in clear that a former run left is removed even if nothing is wanted of it now.
-		if len(all) == 0 && (d.Sealed || d.swept || d.absent != nil) {
+		// A transport in clear, or one that needs nobody, is removed even if nothing is wanted of it now.
+		if len(all) == 0 && (d.Sealed && !d.Persists || d.swept || d.absent != nil) {
 			return 0, nil
 		}
 		if d.t, err = d.Open(ctx); err != nil {

@@ -37,12 +37,19 @@ func guard(in Input, pods []Pod) host.Ruleset {
 	var local []netip.Addr
 	var pods4, pods6 []string
 	for _, p := range pods {
-		name := host.VethName(p.id())
+		name := p.link()
 		if p.V4.IsValid() {
 			pods4, local = append(pods4, name+" . "+p.V4.String()), append(local, p.V4)
 		}
 		if p.V6.IsValid() {
 			pods6, local = append(pods6, name+" . "+p.V6.String()), append(local, p.V6)
+		}
+		for _, a := range slices.Concat(in.Siblings[p.V4], in.Siblings[p.V6]) {
+			if a.Is4() {
+				pods4 = append(pods4, name+" . "+a.String())
+			} else {
+				pods6 = append(pods6, name+" . "+a.String())
+			}
 		}
 	}
 	local = append(local, in.Hosts...)
@@ -117,6 +124,9 @@ func guard(in Input, pods []Pod) host.Ruleset {
 			`counter drop comment "peer-source"`,
 		}},
 		{Name: "from_outside", Rules: []string{
+			// Guests behind devices that are not named like ours.
+			`iifname . ip saddr @pods4 accept`,
+			`iifname . ip6 saddr @pods6 accept`,
 			`ip saddr @pools4 counter drop comment "outside-source"`,
 			`ip6 saddr @pools6 counter drop comment "outside-source"`,
 			`ip daddr @pools4 ip saddr != @plain4 counter drop comment "outside-destination"`,
@@ -126,6 +136,8 @@ func guard(in Input, pods []Pod) host.Ruleset {
 			`iifname "wf*" jump weft_ports`,
 			`iifname "weft-*" jump weft_ports`,
 			`iifname "weft-*" jump peer_to_host`,
+			`iifname . ip saddr @pods4 jump weft_ports`,
+			`iifname . ip6 saddr @pods6 jump weft_ports`,
 		}},
 		{Name: "weft_ports", Rules: []string{
 			`tcp dport @ports counter drop comment "weft-port"`,
@@ -134,10 +146,14 @@ func guard(in Input, pods []Pod) host.Ruleset {
 		{Name: "peer_to_host", Rules: peerToHost},
 		{Name: "through", Hook: host.Forward, Rules: []string{
 			`iifname "wf*" jump pod_to_world`,
+			`iifname . ip saddr @pods4 jump pod_to_world`,
+			`iifname . ip6 saddr @pods6 jump pod_to_world`,
 		}},
 		{Name: "pod_to_world", Rules: []string{
 			`oifname "weft-*" return`,
 			`oifname "wf*" return`,
+			`oifname . ip daddr @pods4 return`,
+			`oifname . ip6 daddr @pods6 return`,
 			`jump weft_ports`,
 			`ip daddr . tcp dport @nodes4 counter drop comment "weft-port"`,
 			`ip daddr . udp dport @nodes4 counter drop comment "weft-port"`,
@@ -159,6 +175,8 @@ func guard(in Input, pods []Pod) host.Ruleset {
 			`oifname "weft-*" accept`,
 			`oifname "wf*" accept`,
 			`oifname "lo" accept`,
+			`oifname . ip daddr @pods4 accept`,
+			`oifname . ip6 daddr @pods6 accept`,
 			`ip daddr @pools4 counter drop comment "leak"`,
 			`ip6 daddr @pools6 counter drop comment "leak"`,
 			`ip saddr @pools4 ip daddr != @plain4 counter drop comment "leak"`,

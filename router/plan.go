@@ -28,7 +28,8 @@ const (
 type plan struct {
 	filter    host.Ruleset
 	addresses []host.Address
-	routes    []host.Route // those of a device that is missing wait
+	borrowed  []host.Address // of the transports' devices, where those exist
+	routes    []host.Route   // those of a device that is missing wait
 	rules     []host.Rule
 	links     []host.Link         // transports' devices that need MTU and up
 	sysctls   []host.Sysctl       // written where they exist and differ
@@ -40,6 +41,9 @@ type plan struct {
 func (p Pod) id() string { return p.Name + "/" + cmp.Or(p.IfName, defaultIfName) }
 
 const defaultIfName = "eth0"
+
+// link is the device behind which a pod is.
+func (p Pod) link() string { return cmp.Or(p.Device, host.VethName(p.id())) }
 
 // makePlan decides. pods are the claims together with what is attached right now; cands and choices say for each peer
 // what may carry it and what does; v6 is whether the host speaks IPv6.
@@ -75,7 +79,7 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 	for _, pod := range pods {
 		for _, a := range []netip.Addr{pod.V4, pod.V6} {
 			if a.IsValid() && speaks(a) {
-				p.routes = append(p.routes, host.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: host.VethName(pod.id()), Src: source(a)})
+				p.routes = append(p.routes, host.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: pod.link(), Src: source(a)})
 			}
 		}
 	}
@@ -117,7 +121,11 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 		if o.absent != nil {
 			continue
 		}
-		// Loose: the two directions of a pair change their transport at different times.
+		// Loose: the two directions of a pair change their transport at different times. On a device without an address
+		// the kernel takes loose for strict, and what the other side sends by a transport that is new to us would be lost.
+		if src4.IsValid() {
+			p.borrowed = append(p.borrowed, host.Address{Link: o.Device, Prefix: netip.PrefixFrom(src4, src4.BitLen())})
+		}
 		p.sysctls = append(p.sysctls, host.Sysctl{Key: "net/ipv4/conf/" + o.Device + "/rp_filter", Value: "2"})
 		if v6 {
 			conf := "net/ipv6/conf/" + o.Device + "/"
@@ -193,6 +201,11 @@ func (p plan) ground(have *host.Snapshot) (changes []host.Change) {
 			changes = append(changes, host.Change{Address: &p.addresses[i]})
 		}
 	}
+	for i, a := range p.borrowed {
+		if _, ok := have.Link(a.Link); ok && !slices.Contains(have.Addresses, a) {
+			changes = append(changes, host.Change{Address: &p.borrowed[i]})
+		}
+	}
 	for i, s := range p.sysctls {
 		if now, ok := have.Sysctls[s.Key]; ok && now != s.Value {
 			changes = append(changes, host.Change{Sysctl: &p.sysctls[i]})
@@ -234,7 +247,8 @@ func (p plan) forward(have *host.Snapshot) (changes []host.Change, waiting []str
 		}
 	}
 	for i, a := range have.Addresses {
-		if a.Link == "lo" && p.inPools(a.Prefix.Addr()) && !slices.Contains(p.addresses, a) {
+		ours := a.Link == "lo" || strings.HasPrefix(a.Link, host.DevicePrefix)
+		if ours && p.inPools(a.Prefix.Addr()) && !slices.Contains(p.addresses, a) && !slices.Contains(p.borrowed, a) {
 			changes = append(changes, host.Change{Op: host.Delete, Address: &have.Addresses[i]})
 		}
 	}

@@ -218,20 +218,23 @@ func TestChoiceOverTime(t *testing.T) {
 	for name, steps := range map[string][]step{
 		"the best is tried before any answers":   {{0, "", "", "fast", 10 * time.Second}},
 		"one that answers beats one that is new": {{0, "slow", "", "slow", 10 * time.Second}},
-		"silence is borne for two seconds": {
+		"one that is down is left at once": {
 			{0, "fast slow", "", "fast", 10 * time.Second},
-			{time.Second, "slow", "", "fast", 10 * time.Second},
-			{2 * time.Second, "slow", "", "slow", 20 * time.Second},
+			{time.Second, "slow", "", "slow", 20 * time.Second},
+			{2 * time.Second, "fast slow", "", "slow", 20 * time.Second},
+		},
+		"one that never answered is left for the first that does": {
+			{0, "", "", "fast", 10 * time.Second},
+			{300 * time.Millisecond, "slow", "", "slow", 10 * time.Second},
 		},
 		"silence of all changes nothing": {{0, "fast", "", "fast", 10 * time.Second}, {time.Minute, "", "", "fast", 10 * time.Second}},
 		"up only after the hold, which doubles": {
 			{0, "slow", "", "slow", 10 * time.Second},
 			{9 * time.Second, "fast slow", "", "slow", 10 * time.Second},
 			{10 * time.Second, "fast slow", "", "fast", 20 * time.Second},
-			{11 * time.Second, "slow", "", "fast", 20 * time.Second},
-			{13 * time.Second, "slow", "", "slow", 40 * time.Second},
+			{11 * time.Second, "slow", "", "slow", 40 * time.Second},
 			{40 * time.Second, "fast slow", "", "slow", 40 * time.Second},
-			{53 * time.Second, "fast slow", "", "fast", 80 * time.Second},
+			{51 * time.Second, "fast slow", "", "fast", 80 * time.Second},
 		},
 		"calm makes it start anew": {
 			{0, "fast", "", "fast", 10 * time.Second},
@@ -411,7 +414,9 @@ func apply(s *host.Snapshot, c host.Change) {
 		}
 	case c.Address != nil:
 		a := *c.Address
-		s.Addresses = slices.DeleteFunc(slices.Clone(s.Addresses), func(x host.Address) bool { return x.Prefix == a.Prefix })
+		s.Addresses = slices.DeleteFunc(slices.Clone(s.Addresses), func(x host.Address) bool {
+			return x.Link == a.Link && x.Prefix == a.Prefix
+		})
 		if c.Op == host.Set {
 			s.Addresses = append(s.Addresses, a)
 		}

@@ -79,8 +79,8 @@ func writeUndo(path string, former map[string]string) error {
 // Down takes the node off the network and removes nothing that protects: the transports go, so that routes to peers give
 // way to the unreachable ones; pods keep their addresses, and the guard stays. Run must have ended.
 func (r *Router) Down(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.machine.Lock()
+	defer r.machine.Unlock()
 	var errs []error
 	for _, d := range r.drivers {
 		if d.t == nil {
@@ -107,7 +107,8 @@ func Remove(ctx context.Context, h Host, undo string) error {
 	}
 	var first, last []host.Change
 	for i, l := range have.Links {
-		if strings.HasPrefix(l.Name, host.DevicePrefix) || strings.HasPrefix(l.Name, host.VethPrefix) && l.Kind == "veth" {
+		if strings.HasPrefix(l.Name, host.DevicePrefix) || l.Name == host.GuestDevice ||
+			strings.HasPrefix(l.Name, host.VethPrefix) && l.Kind == "veth" {
 			first = append(first, host.Change{Op: host.Delete, Link: &have.Links[i]})
 		}
 	}

@@ -24,9 +24,11 @@ type Host interface {
 	Drops(ctx context.Context) (host.Drops, error)
 	// RemoveFilter deletes the whole table.
 	RemoveFilter(ctx context.Context) error
-	// Plug connects a pod; Unplug removes the connection, which may be gone already.
+	// Plug connects a pod. Cut ends its traffic. Unplug removes connections by the names of the host's ends and returns when
+	// they are gone; they may be gone already.
 	Plug(ctx context.Context, v host.Veth) error
-	Unplug(ctx context.Context, id string) error
+	Cut(ctx context.Context, id string, addrs ...netip.Addr) error
+	Unplug(ctx context.Context, links ...string) error
 	// Watch reports outside changes until ctx ends, then closes the channel.
 	Watch(ctx context.Context) (<-chan host.Event, error)
 }
@@ -40,6 +42,8 @@ type Config struct {
 	Log     *slog.Logger // nil: discard
 	// Undo is the file that keeps the former values of machine-wide sysctls, for Remove. Empty: they are not restored.
 	Undo string
+	// Buried is told, without delay, that Lingers may have turned false for an address. nil: nobody is told.
+	Buried func()
 }
 
 // Input is the whole of what the router depends on, as one value. It is level-triggered: a new Input replaces the old.
@@ -50,6 +54,8 @@ type Input struct {
 	Blocks []netip.Prefix // ours
 	Hosts  []netip.Addr   // the host's own addresses out of our blocks, at most one per family
 	Pods   []Pod          // all claims of pods on this node
+	// Siblings are, for an address of a pod, those of its other interfaces: it may send from them by this one, too.
+	Siblings map[netip.Addr][]netip.Addr
 
 	Underlay    []netip.Addr   // own addresses that peers may see
 	UnderlayMTU int            // of the smallest underlay device; 0: 1500
@@ -73,13 +79,19 @@ type Peer struct {
 type Pod struct {
 	Name   string // of the container, unique on this node
 	IfName string // in the container; empty: eth0
+	// V4 and V6 are both zero for a pod that keeps its interface and is cut off: its address is not this node's any more.
 	V4, V6 netip.Addr
+	// Device is set for a guest, such as a client from outside: the device that others keep and behind which it is. The
+	// guard treats it as a pod.
+	Device string
 }
 
 // AttachRequest asks to connect a network namespace.
 type AttachRequest struct {
 	Pod
 	NetNS string // path of the namespace
+	MTU   int    // when less than what fits; 0: what fits
+	MAC   string // of the pod's end; empty: made of the pod's name
 }
 
 // Attachment is what Attach made.
@@ -90,6 +102,8 @@ type Attachment struct {
 	MTU      int
 	Gateway4 netip.Addr
 	Gateway6 netip.Addr
+	MAC      string // of the pod's end
+	HostMAC  string
 }
 
 // Status is what the router knows about itself.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +17,9 @@ import (
 
 const (
 	resync     = 30 * time.Second       // everything is read and compared at least so often
-	poll       = time.Second            // how often the transports are asked about their links
+	poll       = 500 * time.Millisecond // how often the transports are asked about their links
 	settle     = 50 * time.Millisecond  // a burst of events is answered once
+	leisure    = time.Second            // until pods that came and went are compared with the kernel
 	linger     = 3 * time.Second        // a tunnel that is left stays open to receive, beside two round trips
 	transportD = 5 * time.Second        // a transport that does not answer holds up the others for no longer
 	retryMin   = 500 * time.Millisecond // after an error; doubles
@@ -29,20 +31,34 @@ var ErrNotReady = errors.New("the node has no cluster yet. Try: weft init, or we
 
 // Router keeps the kernel equal to the newest Input.
 //
-// Run is the only goroutine that speaks to transports. mu is held for each change of the machine and guards what is
-// grouped under it; Attach and Detach take it too, so that a pod never sees half of a change.
+// Run is the only goroutine that speaks to transports. Attach registers its pod under mu and then changes the guard, under
+// machine, before it makes anything for that pod alone without either: so whoever plans for the whole machine at that time
+// knows the pod. Detach does the same the other way round. machine is taken before mu.
 type Router struct {
 	cfg Config
 	log *slog.Logger
 
-	kick chan struct{} // capacity 1: something is to be applied
+	kick     chan struct{} // capacity 1: something is to be applied
+	tidy     chan struct{} // capacity 1: as kick, when there is time
+	dig      chan struct{} // capacity 1: links are to be deleted
+	plugging chan struct{} // capacity 1: full while a pod's pair is made
+	turns    *turns        // of the guard, for pods that come and go
 
-	mu       sync.Mutex
+	machine  sync.Mutex     // held for each change of the machine as a whole; guards what follows
+	grounded []host.Address // our own addresses that were put in place with what protects
+
+	mu       sync.Mutex // held for moments; guards what follows
 	in       Input
-	has      bool           // an Input has come
-	ready    bool           // what protects is in place
-	grounded []host.Address // our own addresses that were put in place with it
+	has      bool // an Input has come
+	ready    bool // what protects is in place
 	attached map[string]Pod
+
+	registered, admitted uint64                   // how many attaches there were, and up to which the guard knows them
+	busy                 map[string]chan struct{} // by pod: somebody is at work on its connection, until the channel is closed
+	graves               map[string]*grave        // by the name of the link
+	noV6                 error                    // why this machine does not speak IPv6
+	asked                bool                     // whether it does
+	swept                bool                     // the links of former runs have been looked at, and those without a pod are gone
 
 	drivers []*driverState // owned by Run, and by Down after it
 	last    outcome        // owned by Run
@@ -58,7 +74,9 @@ func New(cfg Config) (*Router, error) {
 		return nil, errors.New("make router: no host")
 	}
 	r := &Router{
-		cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1), attached: make(map[string]Pod),
+		cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1), tidy: make(chan struct{}, 1), dig: make(chan struct{}, 1),
+		turns: newTurns(), plugging: make(chan struct{}, 1),
+		attached: make(map[string]Pod), busy: make(map[string]chan struct{}), graves: make(map[string]*grave),
 		watchers: make(map[chan struct{}]struct{}), status: Status{Reason: "no cluster yet"},
 	}
 	if r.log == nil {
@@ -81,14 +99,35 @@ func (r *Router) Update(in Input) {
 	for _, p := range in.Pods {
 		listed[p.id()] = true
 	}
+	quiet := r.has && r.ready && samePurpose(in, r.in)
 	for _, p := range r.in.Pods {
 		if !listed[p.id()] { // the claim was given up
 			delete(r.attached, p.id())
+			quiet = quiet && r.graves[host.VethName(p.id())] != nil
+		}
+	}
+	for _, p := range in.Pods {
+		if now, ok := r.attached[p.id()]; ok && now != p {
+			r.attached[p.id()] = p
+			quiet = false
 		}
 	}
 	r.in, r.has = in, true
 	r.mu.Unlock()
+	if quiet { // pods that Attach and Detach have seen to, or are about to
+		select {
+		case r.tidy <- struct{}{}:
+		default:
+		}
+		return
+	}
 	r.wake()
+}
+
+// samePurpose reports whether two inputs differ by no more than their pods.
+func samePurpose(a, b Input) bool {
+	a.Pods, b.Pods = nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 func (r *Router) wake() {
@@ -109,11 +148,15 @@ func (r *Router) Run(ctx context.Context) error {
 		for range events { // Watch has ended when its channel is closed
 		}
 	}()
+	var graves sync.WaitGroup
+	defer graves.Wait()
+	graves.Go(func() { r.runGraves(ctx) })
 	full, links := time.NewTicker(resync), time.NewTicker(poll)
 	defer full.Stop()
 	defer links.Stop()
 	again := time.NewTimer(0) // an apply that is due later
 	defer again.Stop()
+	var later <-chan time.Time // for what has time
 	retry := retryMin
 	choices := make(map[peer.ID]Choice)
 	for {
@@ -134,6 +177,13 @@ func (r *Router) Run(ctx context.Context) error {
 			due = true
 		case <-again.C:
 			due = true
+		case <-later:
+			due, later = true, nil
+		case <-r.tidy:
+			if later == nil {
+				later = time.After(leisure)
+			}
+			continue
 		case e, ok := <-events:
 			if !ok {
 				events = nil
@@ -149,6 +199,9 @@ func (r *Router) Run(ctx context.Context) error {
 			continue
 		}
 		wait, err := r.applyAll(ctx, choices)
+		if err == nil && !r.isSwept() {
+			err = r.sweep(ctx)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -165,17 +218,34 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 }
 
+// isSwept reports whether nothing is left to look for; before the first input there is nothing to compare with.
+func (r *Router) isSwept() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.swept || !r.has
+}
+
 func (r *Router) input() (Input, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.in, r.has
 }
 
-// podsLocked lists the claimed pods and those that were attached although the input does not list them yet.
+// pods is podsLocked for who does not hold mu.
+func (r *Router) pods() []Pod {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.podsLocked()
+}
+
+// podsLocked lists the claimed pods and those that were attached although the input does not list them yet; not those that
+// were detached although it still lists them.
 func (r *Router) podsLocked() []Pod {
 	pods := maps.Clone(r.attached)
 	for _, p := range r.in.Pods {
-		pods[p.id()] = p
+		if r.graves[host.VethName(p.id())] == nil {
+			pods[p.id()] = p
+		}
 	}
 	out := make([]Pod, 0, len(pods))
 	for _, id := range slices.Sorted(maps.Keys(pods)) {
@@ -194,6 +264,9 @@ func (r *Router) applyAll(ctx context.Context, choices map[peer.ID]Choice) (wait
 	noV6 := r.cfg.Host.IPv6()
 	options := r.options(ctx, in)
 	r.last.noV6 = noV6
+	r.mu.Lock()
+	r.noV6, r.asked = noV6, true
+	r.mu.Unlock()
 	defer func() {
 		r.last.failed = err
 		r.publish(in, options, choices, r.last)
@@ -202,7 +275,7 @@ func (r *Router) applyAll(ctx context.Context, choices map[peer.ID]Choice) (wait
 	cands, links := r.decide(in, options, choices, now)
 
 	if err := r.locked(func() error {
-		p := makePlan(in, r.podsLocked(), options, cands, choices, links, noV6 == nil)
+		p := makePlan(in, r.pods(), options, cands, choices, links, noV6 == nil)
 		return r.protect(ctx, p)
 	}); err != nil {
 		return 0, err
@@ -223,15 +296,15 @@ func (r *Router) applyAll(ctx context.Context, choices map[peer.ID]Choice) (wait
 	}
 	r.readLinks(ctx)
 	err = r.locked(func() error {
-		p := makePlan(in, r.podsLocked(), options, cands, choices, links, noV6 == nil)
+		p := makePlan(in, r.pods(), options, cands, choices, links, noV6 == nil)
 		return r.forward(ctx, p)
 	})
 	return wait, errors.Join(append(failed, err)...)
 }
 
 func (r *Router) locked(fn func() error) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.machine.Lock()
+	defer r.machine.Unlock()
 	return fn()
 }
 
@@ -270,7 +343,10 @@ func (r *Router) protect(ctx context.Context, p plan) error {
 	if err := r.cfg.Host.Apply(ctx, changes); err != nil {
 		return err
 	}
-	r.ready, r.grounded = true, p.addresses
+	r.grounded = p.addresses
+	r.mu.Lock()
+	r.ready = true
+	r.mu.Unlock()
 	return nil
 }
 

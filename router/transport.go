@@ -25,7 +25,7 @@ type Tunnel struct {
 // Link is what a transport knows about one tunnel now.
 type Link struct {
 	Peer     peer.ID
-	Up       bool           // the other end answered through this transport within the last 2 s
+	Up       bool           // the other end answered through this transport within the last 2 s: it bears that much silence
 	Endpoint netip.AddrPort // where the peer is heard from
 	MTU      int            // largest inner packet that passed, bytes; 0 when unknown
 	RTT      time.Duration  // smoothed; 0 when unknown
@@ -57,6 +57,7 @@ type Driver struct {
 	Sealed    bool   // encrypts by itself; others are used only between subnets that both sides trust
 	Checks    bool   // drops by itself what is not from the peer's blocks to ours
 	V4Only    bool   // its underlay must be IPv4
+	Persists  bool   // works on without the daemon: what a former run left of it is removed where nothing is wanted of it
 	// Probe tries the real operation: nil, an error that wraps ErrUnsupported with the reason, or any other error for
 	// "cannot tell".
 	Probe func(context.Context) error

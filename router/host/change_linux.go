@@ -61,8 +61,13 @@ func (h *Host) changeLink(op Op, want *Link) error {
 		}
 		return err
 	}
-	if err != nil && gone(err) && want.VXLAN != nil {
-		l, err = h.addVXLAN(want)
+	if err != nil && gone(err) {
+		switch {
+		case want.VXLAN != nil:
+			l, err = h.addVXLAN(want)
+		case want.Kind == KindWireGuard:
+			l, err = h.addWireGuard(want)
+		}
 	}
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package host
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,9 @@ import (
 //	                                         meta nfproto|l4proto; a VALUE of a name may end in *
 //	ct state established,related             any of them
 //	tcp flags syn                            the flag is set
+//	fib daddr type local                     an address of this machine
 //	counter accept drop return jump CHAIN masquerade fully-random
+//	dnat ip to ADDRESS:PORT                  after the family and the protocol were matched
 //	tcp option maxseg size set rt mtu
 //	comment "WORDS"                          last
 //
@@ -114,6 +117,11 @@ func (c *compiler) statement() error {
 		c.add(&expr.Verdict{Kind: expr.VerdictJump, Chain: chain})
 	case c.take("masquerade", "fully-random"):
 		c.add(&expr.Masq{FullyRandom: true})
+	case c.take("dnat", "ip", "to"):
+		return c.dnat()
+	case c.take("fib", "daddr", "type", "local"):
+		c.add(&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)})
 	case c.take("tcp", "option", "maxseg", "size", "set", "rt", "mtu"):
 		c.needL4(unix.IPPROTO_TCP)
 		c.add(&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
@@ -134,6 +142,23 @@ func (c *compiler) statement() error {
 	default:
 		return c.match()
 	}
+	return nil
+}
+
+// dnat sends a connection to an IPv4 address and port.
+func (c *compiler) dnat() error {
+	w, err := c.next()
+	if err != nil {
+		return err
+	}
+	to, err := netip.ParseAddrPort(w)
+	if err != nil || !to.Addr().Is4() || to.Port() == 0 {
+		return fmt.Errorf("%q is not an IPv4 address with a port", w)
+	}
+	c.needFamily(unix.NFPROTO_IPV4)
+	c.add(&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
+		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2, Specified: true})
 	return nil
 }
 

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -26,13 +27,16 @@ const (
 	filterRounds = 4
 )
 
-// filter keeps weft's nftables table. The kernel is read anew for each change, so nothing that others did to the table is
-// missed; what the last rule sets were is kept, so that a table that vanished comes back complete in one transaction.
+// filter keeps weft's nftables table. Nothing that others did to it is missed: the kernel counts transactions, and where one
+// that is not ours came in between, the table is read anew. Reading takes milliseconds, and pods come and go in hundreds.
+// What the last rule sets were is kept, so that a table that vanished comes back complete in one transaction.
 type filter struct {
 	h *Host
 
-	mu    sync.Mutex // guards parts, and makes one transaction at a time
+	mu    sync.Mutex // guards what follows, and makes one transaction at a time
 	parts map[string]compiledSet
+	known map[string]compiledSet // what the kernel held of each owner at generation gen
+	gen   uint32                 // 0: nothing is known
 }
 
 func (f *filter) init(h *Host) { f.h, f.parts = h, make(map[string]compiledSet) }
@@ -125,6 +129,9 @@ func (h *Host) Filter(ctx context.Context, want Ruleset) (int, error) {
 	if len(part.sets) == 0 && len(part.chains) == 0 {
 		delete(f.parts, want.Owner)
 	}
+	if n, ok := f.delta(want.Owner, part); ok {
+		return n, nil
+	}
 	total := 0
 	var last error
 	for range filterRounds {
@@ -146,8 +153,57 @@ func (h *Host) Filter(ctx context.Context, want Ruleset) (int, error) {
 	return total, fmt.Errorf("set nftables table %s: %w", Table, last)
 }
 
-// round reads the owner's part, and sends what differs as one transaction.
+// delta sends what differs from what the kernel is known to hold, provided that it still does. It reports whether the table
+// is now as wanted.
+func (f *filter) delta(owner string, want compiledSet) (changes int, ok bool) {
+	have, known := f.known[owner]
+	if !known {
+		return 0, false
+	}
+	c, err := f.conn()
+	if err != nil {
+		return 0, false
+	}
+	defer c.CloseLasting()
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
+	changes, err = want.send(c, table, have.state())
+	switch {
+	case err != nil:
+		return 0, false
+	case changes == 0:
+		gen, err := f.generation()
+		return 0, err == nil && gen == f.gen
+	}
+	if err := c.FlushWithGenID(f.gen); err != nil {
+		return 0, false
+	}
+	f.gen = nextGeneration(f.gen)
+	f.known[owner] = want
+	return changes, true
+}
+
+// state is the part as readTable would find it.
+func (c compiledSet) state() *tableState {
+	have := &tableState{sets: c.elements, chains: make(map[string][]string, len(c.chains))}
+	for name, ch := range c.chains {
+		marks := make([]string, len(ch.rules))
+		for i, r := range ch.rules {
+			marks[i] = r.mark
+		}
+		have.chains[name] = marks
+	}
+	return have
+}
+
+// round reads the owner's part, and sends what differs as one transaction, if nobody else made one since.
 func (f *filter) round(owner string, want compiledSet) (changes int, err error) {
+	gen, err := f.generation()
+	if err != nil {
+		return 0, err
+	}
+	if gen != f.gen {
+		f.known, f.gen = make(map[string]compiledSet), gen
+	}
 	c, err := f.conn()
 	if err != nil {
 		return 0, err
@@ -157,11 +213,13 @@ func (f *filter) round(owner string, want compiledSet) (changes int, err error) 
 	if err != nil {
 		return 0, err
 	}
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
 	if have == nil { // complete, with every owner's part, so that no packet ever meets half of it
+		f.known = make(map[string]compiledSet)
 		if len(f.parts) == 0 {
 			return 0, nil
 		}
-		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: Table})
+		table = c.AddTable(table)
 		for _, o := range slices.Sorted(maps.Keys(f.parts)) {
 			n, err := f.parts[o].send(c, table, &tableState{})
 			if err != nil {
@@ -169,14 +227,65 @@ func (f *filter) round(owner string, want compiledSet) (changes int, err error) 
 			}
 			changes += n
 		}
-		return changes + 1, c.Flush()
-	}
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
-	changes, err = want.send(c, table, have)
-	if err != nil || changes == 0 {
+		changes++
+	} else if changes, err = want.send(c, table, have); err != nil {
 		return 0, err
 	}
-	return changes, c.Flush()
+	if changes == 0 {
+		if now, err := f.generation(); err == nil && now == gen {
+			f.known[owner] = want
+		}
+		return 0, nil
+	}
+	delete(f.known, owner)
+	if err := c.FlushWithGenID(gen); err != nil {
+		return 0, err
+	}
+	f.gen = nextGeneration(gen)
+	return changes, nil
+}
+
+// nextGeneration is how the kernel counts: it leaves out zero.
+func nextGeneration(gen uint32) uint32 {
+	if gen++; gen == 0 {
+		gen++
+	}
+	return gen
+}
+
+// generation asks the kernel how many transactions there were in this network namespace.
+func (f *filter) generation() (uint32, error) {
+	c, err := mnetlink.Dial(unix.NETLINK_NETFILTER, &mnetlink.Config{NetNS: int(f.h.ns)})
+	if err != nil {
+		return 0, fmt.Errorf("open nftables: %w", explain(err))
+	}
+	defer c.Close() //nolint:errcheck // it was only asked
+	answers, err := c.Execute(mnetlink.Message{
+		Header: mnetlink.Header{
+			Type:  mnetlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: mnetlink.Request,
+		},
+		Data: make([]byte, 4), // nfgenmsg: any family
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask for nftables' generation: %w", explain(err))
+	}
+	for _, m := range answers {
+		if len(m.Data) < 4 {
+			continue
+		}
+		attrs, err := mnetlink.NewAttributeDecoder(m.Data[4:])
+		if err != nil {
+			return 0, fmt.Errorf("read nftables' generation: %w", err)
+		}
+		attrs.ByteOrder = binary.BigEndian
+		for attrs.Next() {
+			if attrs.Type() == unix.NFTA_GEN_ID {
+				return attrs.Uint32(), nil
+			}
+		}
+	}
+	return 0, errors.New("ask for nftables' generation: no answer")
 }
 
 // RemoveFilter deletes the table with everything in it.
@@ -188,6 +297,7 @@ func (h *Host) RemoveFilter(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.parts)
+	f.known, f.gen = nil, 0
 	c, err := f.conn()
 	if err != nil {
 		return err

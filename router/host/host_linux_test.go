@@ -303,7 +303,7 @@ func BenchmarkPlug(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StopTimer()
-		if err := h.Unplug(b.Context(), v.ID); err != nil {
+		if err := h.Unplug(b.Context(), host.VethName(v.ID)); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()

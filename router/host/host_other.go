@@ -33,7 +33,10 @@ func (*Host) Filter(context.Context, Ruleset) (int, error)                  { re
 func (*Host) RemoveFilter(context.Context) error                            { return errOther }
 func (*Host) Drops(context.Context) (Drops, error)                          { return nil, errOther }
 func (*Host) Plug(context.Context, Veth) error                              { return errOther }
-func (*Host) Unplug(context.Context, string) error                          { return errOther }
+func (*Host) Unplug(context.Context, ...string) error                       { return errOther }
+func (*Host) Cut(context.Context, string, ...netip.Addr) error              { return errOther }
+func (*Host) Plugged(context.Context, Veth) error                           { return errOther }
+func (*Host) DeviceTo(context.Context, netip.Addr) (string, error)          { return "", errOther }
 func (*Host) Watch(context.Context) (<-chan Event, error)                   { return nil, errOther }
 func (*Host) Snapshot(context.Context, []string) (*Snapshot, error)         { return nil, errOther }
 func (*Host) Neighbours(context.Context, string) ([]Neighbour, error)       { return nil, errOther }

@@ -21,6 +21,9 @@ const UnreachableMetric = 0x7fff0000
 const (
 	DevicePrefix = "weft-" // one per transport
 	VethPrefix   = "wf"    // the host's end of a pod's veth pair
+
+	// GuestDevice is behind which clients from outside are: they are treated as pods, so it is named like theirs.
+	GuestDevice = VethPrefix + "-clients"
 )
 
 // Link is a network device.
@@ -182,7 +185,7 @@ const (
 // Change is one step. Exactly one of the pointers is set.
 type Change struct {
 	Op        Op
-	Link      *Link // Set: makes a vxlan device if it is missing; brings the device up or down and sets its MTU when not 0
+	Link      *Link // Set: makes a vxlan or wireguard device if it is missing; brings the device up or down and sets its MTU when not 0
 	Address   *Address
 	Route     *Route // Set replaces the route of the same prefix and metric in one step
 	Rule      *Rule

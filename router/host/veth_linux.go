@@ -33,10 +33,17 @@ func (h *Host) Plug(ctx context.Context, v Veth) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if v.NetNS == "" {
+		return h.plugLoose(ctx, v)
+	}
 	if v.IfName == "" || len(v.IfName) >= unix.IFNAMSIZ {
 		return fmt.Errorf("plug %s: bad interface name %q", v.NetNS, v.IfName)
 	}
-	p := &plugging{h: h, v: v, name: VethName(v.ID), mac: vethMAC(v.ID, "host"), peer: vethMAC(v.ID, "pod")}
+	p := &plugging{h: h, v: v, name: VethName(v.ID), mac: vethMAC(v.ID, "host")}
+	_, mac := v.MACs()
+	if p.peer, err = net.ParseMAC(mac); err != nil {
+		return fmt.Errorf("plug %s: %w", v.NetNS, err)
+	}
 	if p.ns, err = openNetNS(v.NetNS); err != nil {
 		return err
 	}
@@ -49,70 +56,82 @@ func (h *Host) Plug(ctx context.Context, v Veth) (err error) {
 	}
 	defer p.pod.Close()
 
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	made, err := p.pair()
-	if err != nil {
-		return err
+	onHost, inPod, made, err := p.pair()
+	if err == nil {
+		if err = p.setUp(onHost, inPod, made); err != nil {
+			err = fmt.Errorf("plug %s: %w", v.NetNS, explain(err))
+		}
 	}
-	if err := p.setUp(); err != nil {
+	if err != nil {
 		if made {
 			if l, ferr := h.nl.LinkByName(p.name); ferr == nil {
 				_ = h.nl.LinkDel(l)
 			}
 		}
-		return fmt.Errorf("plug %s: %w", v.NetNS, explain(err))
+		return err
 	}
 	return nil
 }
 
 // pair makes the veth pair, unless it is there as it should be.
-func (p *plugging) pair() (made bool, err error) {
-	inPod, err := p.pod.LinkByName(p.v.IfName)
-	if err != nil && !gone(err) {
-		return false, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
-	}
-	onHost, err := p.h.nl.LinkByName(p.name)
-	if err != nil && !gone(err) {
-		return false, fmt.Errorf("find %s: %w", p.name, err)
-	}
-	if onHost != nil {
-		if inPod != nil && inPod.Type() == "veth" && inPod.Attrs().HardwareAddr.String() == p.peer.String() &&
-			inPod.Attrs().ParentIndex == onHost.Attrs().Index && onHost.Attrs().ParentIndex == inPod.Attrs().Index {
-			return false, nil
+func (p *plugging) pair() (onHost, inPod netlink.Link, made bool, err error) {
+	err = p.make()
+	if errors.Is(err, unix.EEXIST) {
+		if onHost, inPod, err = p.existing(); err != nil || onHost != nil {
+			return onHost, inPod, false, err
 		}
-		// A leftover of the same name that leads elsewhere: its other end goes with it.
-		if err := p.h.nl.LinkDel(onHost); err != nil && !gone(err) {
-			return false, fmt.Errorf("remove leftover %s: %w", p.name, err)
-		}
-		if inPod, err = p.pod.LinkByName(p.v.IfName); err != nil && !gone(err) {
-			return false, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
-		}
+		err = p.make()
 	}
-	if inPod != nil {
-		return false, &IfNameError{NetNS: p.v.NetNS, IfName: p.v.IfName}
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("make veth pair: %w", explain(err))
 	}
+	if onHost, err = p.h.nl.LinkByName(p.name); err == nil {
+		inPod, err = p.pod.LinkByIndex(onHost.Attrs().ParentIndex)
+	}
+	if err != nil {
+		return nil, nil, true, fmt.Errorf("find what was made: %w", err)
+	}
+	return onHost, inPod, true, nil
+}
+
+func (p *plugging) make() error {
 	l := &netlink.Veth{
 		LinkAttrs: netlink.NewLinkAttrs(), PeerName: p.v.IfName, PeerHardwareAddr: p.peer,
 		PeerNamespace: netlink.NsFd(p.ns), PeerMTU: uint32(p.v.MTU),
 	}
-	l.Name, l.HardwareAddr, l.MTU = p.name, p.mac, p.v.MTU
-	if err := p.h.nl.LinkAdd(l); err != nil {
-		return false, fmt.Errorf("make veth pair: %w", explain(err))
-	}
-	return true, nil
+	l.Name, l.HardwareAddr, l.MTU, l.GSOMaxSize = p.name, p.mac, p.v.MTU, MaxSuperPacket
+	return p.h.nl.LinkAdd(l)
 }
 
-func (p *plugging) setUp() error {
+// existing finds the pair that is in the way of a new one: both nil when there was but a leftover, which is removed.
+func (p *plugging) existing() (onHost, inPod netlink.Link, err error) {
+	if inPod, err = p.pod.LinkByName(p.v.IfName); err != nil && !gone(err) {
+		return nil, nil, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
+	}
+	if onHost, err = p.h.nl.LinkByName(p.name); err != nil && !gone(err) {
+		return nil, nil, fmt.Errorf("find %s: %w", p.name, err)
+	}
+	if onHost != nil {
+		if inPod != nil && inPod.Type() == "veth" && inPod.Attrs().HardwareAddr.String() == p.peer.String() &&
+			inPod.Attrs().ParentIndex == onHost.Attrs().Index && onHost.Attrs().ParentIndex == inPod.Attrs().Index {
+			return onHost, inPod, nil
+		}
+		// A leftover of the same name that leads elsewhere: its other end goes with it.
+		if err := p.h.nl.LinkDel(onHost); err != nil && !gone(err) {
+			return nil, nil, fmt.Errorf("remove leftover %s: %w", p.name, err)
+		}
+		if inPod, err = p.pod.LinkByName(p.v.IfName); err != nil && !gone(err) {
+			return nil, nil, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
+		}
+	}
+	if inPod != nil {
+		return nil, nil, &IfNameError{NetNS: p.v.NetNS, IfName: p.v.IfName}
+	}
+	return nil, nil, nil
+}
+
+func (p *plugging) setUp(onHost, inPod netlink.Link, made bool) error {
 	h := p.h
-	onHost, err := h.nl.LinkByName(p.name)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", p.name, err)
-	}
-	inPod, err := p.pod.LinkByName(p.v.IfName)
-	if err != nil {
-		return fmt.Errorf("find %s in the pod: %w", p.v.IfName, err)
-	}
 	// What a pod sends whole must fit what a TUN device hands over whole, or the kernel cuts it into single packets there.
 	for _, end := range []struct {
 		nl   *netlink.Handle
@@ -164,8 +183,10 @@ func (p *plugging) setUp() error {
 			}
 		}
 	}
-	if err := p.forgetAddresses(inPod); err != nil {
-		return err
+	if !made {
+		if err := p.forget(onHost, inPod); err != nil {
+			return err
+		}
 	}
 	for _, f := range []struct{ addr, gateway, source netip.Addr }{
 		{p.v.V4, Gateway4, p.v.Source4}, {p.v.V6, Gateway6, p.v.Source6},
@@ -180,14 +201,42 @@ func (p *plugging) setUp() error {
 	return nil
 }
 
-// forgetAddresses removes what an earlier attachment under another address left.
-func (p *plugging) forgetAddresses(inPod netlink.Link) error {
+// forget removes what an earlier attachment under other addresses left: first the host's ways to them, then they
+// themselves, so that at no moment somebody is reached under an address that is not the pod's any more.
+func (p *plugging) forget(onHost, inPod netlink.Link) error {
+	for _, family := range p.h.families() {
+		by := netlink.Route{LinkIndex: onHost.Attrs().Index}
+		routes, err := p.h.nl.RouteListFiltered(family, &by, netlink.RT_FILTER_OIF)
+		if err != nil {
+			return fmt.Errorf("list routes to the pod: %w", err)
+		}
+		for _, r := range routes {
+			if dst, ok := toPrefix(r.Dst); !ok || r.Protocol != Protocol || p.has(dst.Addr()) {
+				continue
+			}
+			if err := p.h.nl.RouteDel(&r); err != nil && !gone(err) {
+				return fmt.Errorf("remove the route to %s: %w", r.Dst, err)
+			}
+		}
+		entries, err := p.h.nl.NeighList(onHost.Attrs().Index, family)
+		if err != nil {
+			return fmt.Errorf("list neighbours of %s: %w", p.name, err)
+		}
+		for _, e := range entries {
+			if e.State&unix.NUD_PERMANENT == 0 || p.has(toAddr(e.IP)) || !toAddr(e.IP).IsGlobalUnicast() {
+				continue
+			}
+			if err := p.h.nl.NeighDel(&e); err != nil && !gone(err) {
+				return fmt.Errorf("forget neighbour %s: %w", e.IP, err)
+			}
+		}
+	}
 	addrs, err := p.pod.AddrList(inPod, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list the pod's addresses: %w", err)
 	}
 	for _, a := range addrs {
-		if now, ok := toPrefix(a.IPNet); !ok || now.Addr() == p.v.V4 || now.Addr() == p.v.V6 || !now.Addr().IsGlobalUnicast() {
+		if now, ok := toPrefix(a.IPNet); !ok || p.has(now.Addr()) || !now.Addr().IsGlobalUnicast() {
 			continue
 		}
 		if err := p.pod.AddrDel(inPod, &a); err != nil && !gone(err) {
@@ -196,6 +245,8 @@ func (p *plugging) forgetAddresses(inPod netlink.Link) error {
 	}
 	return nil
 }
+
+func (p *plugging) has(a netip.Addr) bool { return a == p.v.V4 || a == p.v.V6 }
 
 // family gives the pod its address and way out, and the host its way in. Neighbours come after both ends are up: going
 // up forgets them.
@@ -290,21 +341,4 @@ func setSysctls(ns netns.NsHandle, want6 bool, v4, v6 []Sysctl) error {
 		}
 		return nil
 	})
-}
-
-// Unplug removes the connection of a pod. That it went with its namespace is no error.
-func (h *Host) Unplug(ctx context.Context, id string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	l, err := h.nl.LinkByName(VethName(id))
-	if err == nil {
-		err = h.nl.LinkDel(l)
-	}
-	if err != nil && !gone(err) {
-		return fmt.Errorf("remove %s: %w", VethName(id), explain(err))
-	}
-	return nil
 }

@@ -284,14 +284,30 @@ func (h *Host) Plug(_ context.Context, v host.Veth) error {
 	return nil
 }
 
-// Unplug removes the veth.
-func (h *Host) Unplug(_ context.Context, id string) error {
+// Cut removes the routes to a pod.
+func (h *Host) Cut(_ context.Context, id string, addrs ...netip.Addr) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.record("unplug " + id); err != nil {
+	if err := h.record("cut " + id); err != nil {
 		return err
 	}
-	h.deleteLink(host.VethName(id))
+	name := host.VethName(id)
+	h.state.Routes = slices.DeleteFunc(slices.Clone(h.state.Routes), func(r host.Route) bool {
+		return r.Link == name && slices.Contains(addrs, r.Dst.Addr())
+	})
+	return nil
+}
+
+// Unplug removes the veths.
+func (h *Host) Unplug(_ context.Context, links ...string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range links {
+		if err := h.record("unplug " + name); err != nil {
+			return err
+		}
+		h.deleteLink(name)
+	}
 	return nil
 }
 

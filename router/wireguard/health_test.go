@@ -1,0 +1,203 @@
+package wireguard
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"weft/router"
+	"weft/router/host"
+)
+
+const full = 1420
+
+// play drives a health through time, one look every 500 ms.
+type play struct {
+	h         health
+	now       time.Time
+	l         look
+	answering func(size int) bool
+	waiting   []host.Echo
+	sent      []probe
+	helped    []remedy
+}
+
+func newPlay() *play {
+	return &play{
+		now: time.Unix(1000, 0), answering: func(int) bool { return true },
+		l: look{known: true, testable: true, reachable: true, full: full},
+	}
+}
+
+func (p *play) run(d time.Duration) {
+	for end := p.now.Add(d); p.now.Before(end); p.now = p.now.Add(500 * time.Millisecond) {
+		p.l.answers, p.waiting = p.waiting, nil
+		send, help := p.h.step(p.now, p.l)
+		if help != nothing {
+			p.helped = append(p.helped, help)
+		}
+		if send.size == 0 {
+			continue
+		}
+		p.sent = append(p.sent, send)
+		if p.answering(send.size) {
+			p.waiting = append(p.waiting, host.Echo{Seq: send.seq, At: p.now.Add(3 * time.Millisecond)})
+		}
+	}
+}
+
+// busy makes the counters move.
+func (p *play) busy(d time.Duration) {
+	for end := p.now.Add(d); p.now.Before(end); {
+		p.l.peer.Sent += 10000
+		p.run(500 * time.Millisecond)
+	}
+}
+
+func (p *play) shake() { p.l.peer.Handshake = p.now }
+
+func TestUpOnlyAfterAFullPacketWasAnswered(t *testing.T) {
+	p := newPlay()
+	p.shake()
+	p.answering = func(size int) bool { return size < full }
+	p.run(2 * time.Second)
+	if p.h.up {
+		t.Error("up although no full packet passed")
+	}
+	p.answering = func(int) bool { return true }
+	p.run(5 * time.Second)
+	if !p.h.up || p.h.mtu != full || p.h.rtt != 3*time.Millisecond {
+		t.Errorf("not up, or not in full: %+v", p.h)
+	}
+}
+
+func TestASmallerPathIsFoundAndGrowsAgain(t *testing.T) {
+	p := newPlay()
+	p.shake()
+	p.answering = func(size int) bool { return size <= router.MinMTU }
+	p.run(time.Minute)
+	if !p.h.up || p.h.mtu != router.MinMTU {
+		t.Fatalf("a path of %d bytes is not used: %+v", router.MinMTU, p.h)
+	}
+	p.answering = func(int) bool { return true }
+	p.run(20 * time.Second)
+	if !p.h.up || p.h.mtu != full {
+		t.Errorf("a path that grew is not noticed: %+v", p.h)
+	}
+}
+
+func TestDownWithinTwoSecondsWhilePacketsFlow(t *testing.T) {
+	p := newPlay()
+	p.shake()
+	p.busy(10 * time.Second)
+	if !p.h.up {
+		t.Fatal("not up")
+	}
+	p.answering = func(int) bool { return false }
+	died := p.now
+	for p.h.up {
+		p.busy(500 * time.Millisecond)
+	}
+	if took := p.now.Sub(died); took > 2500*time.Millisecond {
+		t.Errorf("down after %s", took)
+	}
+}
+
+func TestOneLostEchoIsBorne(t *testing.T) {
+	p := newPlay()
+	p.shake()
+	n := 0
+	p.answering = func(int) bool { n++; return n%4 != 0 }
+	p.run(5 * time.Second)
+	for range 200 {
+		p.busy(500 * time.Millisecond)
+		if !p.h.up {
+			t.Fatal("down although three of four echoes are answered")
+		}
+	}
+	if p.h.loss < 0.1 || p.h.loss > 0.5 {
+		t.Errorf("loss of a quarter is said to be %.2f", p.h.loss)
+	}
+}
+
+func TestAnIdleTunnelIsLeftInPeace(t *testing.T) {
+	p := newPlay()
+	p.shake()
+	p.run(5 * time.Second)
+	p.sent = nil
+	for range 2 { // handshakes go on
+		p.run(time.Minute)
+		p.shake()
+	}
+	if n := len(p.sent); n < 20 || n > 30 {
+		t.Errorf("%d echoes in two idle minutes", n)
+	}
+	for _, s := range p.sent {
+		if s.size > host.MinEcho {
+			t.Errorf("an idle tunnel is tested with %d bytes", s.size)
+		}
+	}
+}
+
+func TestMendingBeginsWithTheFormerSecret(t *testing.T) {
+	p := newPlay()
+	p.answering = func(int) bool { return false }
+	p.run(2 * time.Minute)
+	want := []remedy{again, again, otherSecret, addAnew, addAnew}
+	if len(p.helped) < len(want) {
+		t.Fatalf("helped by %v, want %v", p.helped, want)
+	}
+	for i, r := range want {
+		if p.helped[i] != r {
+			t.Fatalf("helped by %v, want %v", p.helped, want)
+		}
+	}
+	// Nothing is mended where the peer is not there at all.
+	q := newPlay()
+	q.l.reachable = false
+	q.answering = func(int) bool { return false }
+	q.run(5 * time.Minute)
+	if len(q.helped) > 2 {
+		t.Errorf("a peer that is nowhere is mended: %v", q.helped)
+	}
+}
+
+func TestASessionThatIsNotRenewedIsMendedWithoutEndingIt(t *testing.T) {
+	p := newPlay()
+	p.shake()
+	for range 200 {
+		p.busy(time.Second)
+	}
+	if len(p.helped) == 0 {
+		t.Fatal("a handshake 200 s ago worries nobody")
+	}
+	for _, r := range p.helped {
+		if r != otherSecret {
+			t.Errorf("an up tunnel is helped by %v", r)
+		}
+	}
+}
+
+// Whatever happens, what is kept is bounded, and nothing is up without an answer.
+func TestHealthIsBounded(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := newPlay()
+		share := rapid.IntRange(0, 10).Draw(t, "share")
+		p.answering = func(int) bool { return rapid.IntRange(0, 10).Draw(t, "answer") < share }
+		for range rapid.IntRange(1, 30).Draw(t, "rounds") {
+			p.l.known = rapid.IntRange(0, 9).Draw(t, "known") > 0
+			p.l.peer.Sent = rapid.Uint64().Draw(t, "sent")
+			if rapid.Bool().Draw(t, "shake") {
+				p.shake()
+			}
+			p.run(time.Duration(rapid.IntRange(1, 20).Draw(t, "looks")) * 500 * time.Millisecond)
+			if len(p.h.pending) > maxPending || p.h.loss < 0 || p.h.loss > 1 {
+				t.Fatalf("%+v", p.h)
+			}
+			if share == 0 && p.h.up {
+				t.Fatal("up without an answer")
+			}
+		}
+	})
+}

@@ -1,0 +1,418 @@
+package wireguard
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/crypto/psk"
+	"weft/mesh/peer"
+	"weft/router"
+	"weft/router/host"
+)
+
+// Remote is what records and agreements say about a peer.
+type Remote struct {
+	Public    Key
+	Secrets   []psk.Secret // newest first; none: those that the device has stay
+	Host      netip.Addr   // its own IPv4 address in the overlay; zero: it has told none
+	NATed     bool         // one of the two is behind a NAT, which must be kept open
+	Reachable bool         // it is heard over another way
+}
+
+// Directory tells about peers.
+type Directory interface {
+	// Own is this machine's own IPv4 address in the overlay; zero while there is none.
+	Own() netip.Addr
+	// Remote is about one peer; false where it has told no WireGuard key.
+	Remote(id peer.ID) (Remote, bool)
+}
+
+const keepaliveNATed = 25 * time.Second
+
+// config is what makes one transport differ from the other.
+type config struct {
+	name    string // of the network device
+	host    Host
+	device  Device
+	private Key
+	port    uint16
+	// endpoint is where a tunnel's packets go; zero: the peer must come to us.
+	endpoint  func(t router.Tunnel, r Remote) netip.AddrPort
+	directory Directory
+	log       *slog.Logger
+}
+
+// transport keeps one device.
+type transport struct {
+	config
+
+	mu       sync.Mutex // guards all below
+	stranger Key
+	echo     *host.Echoer // nil until it is needed, and where there is no right to have one
+	tunnels  map[peer.ID]*tunnel
+	fault    string          // why nothing works; empty when something may
+	holders  map[Key]peer.ID // who has each public key, as the device was told last
+}
+
+// tunnel is one peer's.
+type tunnel struct {
+	router.Tunnel
+	remote Remote
+	known  bool           // the remote has told a key
+	liar   bool           // but it is another's
+	told   netip.AddrPort // the endpoint that the device was given last
+	former bool           // the pair's former secret is in use
+	newest psk.Secret
+	anew   bool      // to be removed and added
+	after  time.Time // unless there was a handshake after this one
+	health health
+	now    Peer
+	added  bool // the device has the peer
+}
+
+var _ router.Transport = (*transport)(nil)
+
+func open(c config) (*transport, error) {
+	t := &transport{config: c, tunnels: make(map[peer.ID]*tunnel)}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	// Any 32 bytes are a public key; nobody has the private one of these.
+	if _, err := rand.Read(t.stranger[:]); err != nil {
+		return nil, fmt.Errorf("make a stranger's key: %w", err)
+	}
+	return t, nil
+}
+
+// Apply makes the device and its peers.
+func (t *transport) Apply(ctx context.Context, want []router.Tunnel) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.tunnels
+	t.tunnels = make(map[peer.ID]*tunnel, len(want))
+	for _, w := range want {
+		u := old[w.Peer]
+		if u == nil {
+			u = &tunnel{}
+		}
+		u.Tunnel = w
+		t.tunnels[w.Peer] = u
+	}
+	if len(want) == 0 {
+		return t.remove(ctx)
+	}
+	err := t.device.Ensure(ctx, t.mtu())
+	if err == nil {
+		err = t.sync(ctx, time.Now())
+	}
+	if errors.Is(err, ErrAway) {
+		return nil // Links goes on trying
+	}
+	return err
+}
+
+// Links reports each tunnel of the last Apply. Being asked every now and then is what drives the transport: it looks at
+// the device, repairs what somebody changed, and sends echoes.
+func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.tunnels) == 0 {
+		return nil, nil
+	}
+	now := time.Now()
+	err := t.sync(ctx, now)
+	if errors.Is(err, ErrNoDevice) {
+		if err = t.device.Ensure(ctx, t.mtu()); err == nil {
+			err = t.sync(ctx, now)
+		}
+	}
+	t.fault = ""
+	if err != nil {
+		t.fault = err.Error()
+	} else if err := t.measure(ctx, now); err != nil {
+		t.fault = err.Error()
+	}
+	out := make([]router.Link, 0, len(t.tunnels))
+	for _, u := range t.tunnels {
+		out = append(out, t.link(u, now))
+	}
+	slices.SortFunc(out, func(a, b router.Link) int { return a.Peer.Compare(b.Peer) })
+	if errors.Is(err, ErrAway) {
+		err = nil // the reason of each link
+	}
+	return out, err
+}
+
+// mtu is that of the device: of the largest tunnel.
+func (t *transport) mtu() (mtu int) {
+	for _, u := range t.tunnels {
+		mtu = max(mtu, u.MTU)
+	}
+	return mtu
+}
+
+// sync makes the device what is wanted; one that is already costs one look.
+func (t *transport) sync(ctx context.Context, now time.Time) error {
+	have, err := t.device.State(ctx)
+	if err != nil {
+		return err
+	}
+	want := wanted{private: t.private, port: t.port}
+	holders := t.claim()
+	for _, id := range t.sorted() {
+		if u := t.tunnels[id]; u.known {
+			want.peers = append(want.peers, t.want(u, have, now))
+		}
+	}
+	if t.removeAnew(have, &want) {
+		for _, c := range diff(have, wanted{private: t.private, port: t.port, peers: without(want.peers, t.tunnels)}, t.stranger) {
+			if err := t.device.Configure(ctx, c); err != nil {
+				return err
+			}
+		}
+		if have, err = t.device.State(ctx); err != nil {
+			return err
+		}
+	}
+	t.holders = holders
+	steps := diff(have, want, t.stranger)
+	for _, c := range steps {
+		if err := t.device.Configure(ctx, c); err != nil {
+			return err
+		}
+	}
+	if len(steps) > 0 {
+		if have, err = t.device.State(ctx); err != nil {
+			return err
+		}
+	}
+	for _, u := range t.tunnels {
+		u.anew = false
+		u.now, u.added = have.Peers[u.remote.Public]
+		if !u.added || !u.known {
+			u.now, u.added, u.told = Peer{}, false, netip.AddrPort{}
+		}
+	}
+	return nil
+}
+
+// claim asks the directory about all, and settles who has a public key that several claim: who had it before. The others
+// have none, or a peer could take another's tunnel by its word alone.
+func (t *transport) claim() map[Key]peer.ID {
+	holders := make(map[Key]peer.ID, len(t.tunnels))
+	ids := t.sorted()
+	for _, id := range ids {
+		u := t.tunnels[id]
+		u.remote, u.known = t.directory.Remote(id)
+		k := u.remote.Public
+		if _, taken := holders[k]; u.known && (!taken || t.holders[k] == id) {
+			holders[k] = id
+		}
+	}
+	for _, id := range ids {
+		u := t.tunnels[id]
+		u.liar = u.known && holders[u.remote.Public] != id
+		u.known = u.known && !u.liar
+	}
+	return holders
+}
+
+// removeAnew reports whether a peer that the device has is to be removed and added. Its secret is read from the device
+// where we have none, so that it is not lost.
+func (t *transport) removeAnew(have State, want *wanted) (due bool) {
+	for _, u := range t.tunnels {
+		h, there := have.Peers[u.remote.Public]
+		u.anew = u.anew && u.known && there && u.after.Equal(h.Handshake)
+		if !u.anew {
+			continue
+		}
+		due = true
+		for i, w := range want.peers {
+			if w.public == u.remote.Public && w.preshared == nil {
+				want.peers[i].preshared = &h.Preshared
+			}
+		}
+	}
+	return due
+}
+
+// without leaves out the peers that are to be added anew.
+func without(peers []wantedPeer, tunnels map[peer.ID]*tunnel) []wantedPeer {
+	return slices.DeleteFunc(slices.Clone(peers), func(w wantedPeer) bool {
+		for _, u := range tunnels {
+			if u.anew && u.known && u.remote.Public == w.public {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (t *transport) sorted() []peer.ID {
+	ids := make([]peer.ID, 0, len(t.tunnels))
+	for id := range t.tunnels {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, peer.ID.Compare)
+	return ids
+}
+
+// want is what the device should hold of a peer.
+func (t *transport) want(u *tunnel, have State, now time.Time) wantedPeer {
+	r := u.remote
+	w := wantedPeer{public: r.Public, allowed: u.Blocks, endpoint: t.endpoint(u.Tunnel, r)}
+	if len(r.Secrets) > 0 {
+		if !r.Secrets[0].Equal(u.newest) {
+			u.newest, u.former = r.Secrets[0], false
+		}
+		use := r.Secrets[0]
+		if u.former && len(r.Secrets) > 1 {
+			use = r.Secrets[1]
+		}
+		key := Key(use.Derive(psk.WireGuard))
+		w.preshared = &key
+	}
+	if r.NATed {
+		w.keepalive = keepaliveNATed
+	}
+	h := have.Peers[r.Public]
+	session := !h.Handshake.IsZero() && now.Sub(h.Handshake) < 3*time.Minute
+	switch {
+	case u.told.IsValid():
+		w.move = w.endpoint != u.told || !u.health.up && now.Sub(u.health.since) > mendFirst
+	default:
+		w.move = !session // a daemon that takes a living tunnel over believes where the peer is heard
+	}
+	u.told = w.endpoint
+	return w
+}
+
+// measure sends echoes and takes their answers.
+func (t *transport) measure(ctx context.Context, now time.Time) error {
+	link, exists, err := t.host.Link(ctx, t.name)
+	if err != nil || !exists {
+		return errors.Join(err, fmt.Errorf("%w: %s", ErrNoDevice, t.name))
+	}
+	if t.echo == nil {
+		if t.echo, err = t.host.OpenEcho(); err != nil {
+			return err
+		}
+	}
+	answers := make(map[netip.Addr][]host.Echo)
+	for _, a := range t.echo.Receive() {
+		answers[a.From] = append(answers[a.From], a)
+	}
+	own := t.directory.Own()
+	for _, u := range t.tunnels {
+		full := u.MTU
+		if link.MTU > 0 {
+			full = min(full, link.MTU)
+		}
+		send, help := u.health.step(now, look{
+			peer: u.now, known: u.added, answers: answers[u.remote.Host], full: full,
+			testable: own.IsValid() && u.remote.Host.IsValid() && link.Up, reachable: u.remote.Reachable,
+		})
+		if send.size > 0 {
+			if err := t.echo.Send(link.Index, own, u.remote.Host, send.seq, send.size); err != nil {
+				t.log.Debug("tunnel not tested", "peer", u.Peer, "err", err)
+			}
+		}
+		t.help(u, help)
+	}
+	return nil
+}
+
+// help does what may mend a tunnel; the next look carries it out.
+func (t *transport) help(u *tunnel, r remedy) {
+	u.after = u.now.Handshake
+	switch r {
+	case otherSecret:
+		if len(u.remote.Secrets) < 2 {
+			u.anew = !u.health.up
+			break
+		}
+		u.former = !u.former
+	case addAnew:
+		u.former, u.anew = false, true
+	case again:
+		u.anew = true
+		return
+	case nothing:
+		return
+	}
+	t.log.Info("handshakes fail, mending the tunnel", "peer", u.Peer, "former_secret", u.former, "anew", u.anew)
+}
+
+// link describes a tunnel.
+func (t *transport) link(u *tunnel, now time.Time) router.Link {
+	h := &u.health
+	l := router.Link{
+		Peer: u.Peer, Up: h.up && t.fault == "", Endpoint: u.now.Endpoint, RTT: h.rtt, Loss: h.loss, LastSeen: h.answered,
+		KeyAge: -1, RxBytes: u.now.Received, TxBytes: u.now.Sent,
+	}
+	if h.seen.After(l.LastSeen) {
+		l.LastSeen = h.seen
+	}
+	if !h.handshake.IsZero() {
+		l.KeyAge = now.Sub(h.shaken)
+	}
+	if h.up && h.mtu >= router.MinMTU && h.mtu < u.MTU {
+		l.MTU = h.mtu
+	}
+	if !l.Up {
+		l.Reason = t.reason(u)
+	}
+	return l
+}
+
+// reason says why a tunnel is not up.
+func (t *transport) reason(u *tunnel) string {
+	switch {
+	case t.fault != "":
+		return t.fault
+	case u.liar:
+		return "the peer claims the WireGuard key of another"
+	case !u.known:
+		return "the peer has told no WireGuard key"
+	case u.now.Preshared.IsZero():
+		return "no secret is agreed with the peer yet"
+	case !u.remote.Host.IsValid():
+		return "the peer has no address of its own yet to test the tunnel with"
+	case !t.directory.Own().IsValid():
+		return "this node has no address of its own yet to test the tunnel with"
+	case u.health.handshake.IsZero():
+		return fmt.Sprintf("no handshake with %s yet", whereOf(u))
+	}
+	return fmt.Sprintf("no answer through the tunnel to %s", whereOf(u))
+}
+
+func whereOf(u *tunnel) string {
+	if u.now.Endpoint.IsValid() {
+		return u.now.Endpoint.String()
+	}
+	return "the peer, whose address is not known"
+}
+
+// Close removes the device.
+func (t *transport) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.tunnels)
+	return t.remove(context.Background())
+}
+
+func (t *transport) remove(ctx context.Context) error {
+	var err error
+	if t.echo != nil {
+		err = t.echo.Close()
+		t.echo = nil
+	}
+	return errors.Join(err, t.device.Remove(ctx))
+}
