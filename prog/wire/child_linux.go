@@ -42,6 +42,9 @@ func startChild(o Options, ln *net.UnixListener) (*child, error) {
 	cmd.Dir = "/" // keeps no file system busy
 	cmd.ExtraFiles = []*os.File{inherited}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if o.inherit != nil {
+		cmd.Stderr = o.inherit
+	}
 	c := &child{log: o.LogFile}
 	if o.LogFile != "" {
 		// For reading too: the wire cuts it by itself.

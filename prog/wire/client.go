@@ -64,8 +64,9 @@ type Client struct {
 // Hello is what the wire said when this client attached.
 func (c *Client) Hello() Hello { return c.hello }
 
-// Started reports whether Ensure had to start the wire: nothing is held and nothing is known by it yet.
-func (c *Client) Started() bool { return c.started }
+// Started reports whether the wire is a new one, started by Ensure or by a service manager: nothing is held and nothing
+// is known by it yet.
+func (c *Client) Started() bool { return c.started || c.hello.Identity.IsZero() }
 
 // SetIdentity tells who this node is. Like every setter it may be repeated: the wire acts on differences only.
 func (c *Client) SetIdentity(ctx context.Context, id Identity) error {

@@ -40,11 +40,15 @@
 //	peers    17  list                     -> reply
 //	tunnels  18  list                     -> reply
 //	local    19  list                     -> reply
+//	wg set   20  name, text               -> reply; text as in WireGuard's configuration protocol
+//	wg shut  21  name                     -> reply
 //	udp      32  + descriptors            -> reply
 //	tcp      33  + descriptors            -> reply
 //	tun      34  device + descriptors     -> reply
+//	wg open  36  name + descriptor        -> reply; a WireGuard device on a TUN device
 //	files    35                           -> hello fields + copies of all descriptors, in the order of Held
 //	stats    64                           -> reply
+//	wg get   65  name                     -> reply: name, text
 //	datagram 48  peer, data               no answer
 //
 // and the wire sends by itself:

@@ -20,6 +20,12 @@ type Options struct {
 	Version string        // our build, shown to the wire
 	Timeout time.Duration // for a wire to answer; 0 is 10 s
 	Log     *slog.Logger  // nil discards
+
+	// Launch has a service manager start the wire instead of us, and returns once it can be called: behind Socket, or
+	// beside the one that runs there, as Beside does. Exe must be set all the same.
+	Launch func(ctx context.Context, beside bool) error
+
+	inherit *os.File // the wire's stderr where there is no LogFile
 }
 
 const defaultTimeout = requestTimeout
@@ -116,6 +122,9 @@ func (c *Client) greet(ctx context.Context) error {
 // start starts a wire behind socket, where none listens, and attaches to it. The socket is made here: the connection
 // waits in its backlog until the wire serves it, and breaks when the wire ends before.
 func start(ctx context.Context, o Options, socket string) (*Client, error) {
+	if o.Launch != nil {
+		return launch(ctx, o, socket)
+	}
 	if err := removeSocket(socket); err != nil {
 		return nil, err
 	}

@@ -32,6 +32,11 @@ const (
 	kindAccepted  kind = 49
 	kindStats     kind = 64
 	kindDisplaced kind = 80
+
+	kindDeviceSet  kind = 20
+	kindDeviceShut kind = 21
+	kindDeviceOpen kind = 36
+	kindDeviceGet  kind = 65
 )
 
 // Sizes of the protocol.

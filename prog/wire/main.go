@@ -41,6 +41,9 @@ func Main(ctx context.Context, o ServerOptions) error {
 		return fmt.Errorf("open control socket: %w", err)
 	}
 	defer ln.Close()
+	if err := notify("READY=1"); err != nil { // while it may; who calls now waits in the backlog
+		o.Log.Warn("systemd not told", "err", err)
+	}
 	if err := dropPrivileges(); err != nil {
 		return fmt.Errorf("give up privileges: %w", err)
 	}
@@ -65,11 +68,13 @@ func controlSocket(ctx context.Context, path string) (*net.UnixListener, error) 
 	v, ok := os.LookupEnv(listenerEnv)
 	if !ok {
 		closeInherited(-1)
-		unlock, err := lock(ctx, path+".lock")
-		if err != nil {
-			return nil, err
+		if os.Getenv(notifyEnv) == "" { // else whoever holds the lock waits for systemd, and that for this process
+			unlock, err := lock(ctx, path+".lock")
+			if err != nil {
+				return nil, err
+			}
+			defer unlock()
 		}
-		defer unlock()
 		if err := removeSocket(path); err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ func (c *Client) Replace(ctx context.Context, id Identity) (*Client, error) {
 	}
 	defer unlock()
 
-	next, err := start(ctx, c.o, c.o.Socket+".next")
+	next, err := start(ctx, c.o, c.o.Socket+besideSuffix)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ type engine interface {
 	SetUDP([]*net.UDPConn) error
 	SetTUN([]*os.File, sleeve.Offload) error
 	Send(to peer.ID, b []byte) error
+	SendForeign(run []byte, size int, to netip.AddrPort) error
 	Stats() sleeve.Stats
 }
 
@@ -49,6 +50,7 @@ type server struct {
 	engine  engine
 	in      *queue // for weftd; outlives each one
 	wanted  wanted
+	devices *userDevices
 
 	stop  context.CancelFunc // ends run
 	tasks sync.WaitGroup     // connections and TCP listeners
@@ -66,14 +68,17 @@ func newServer(log *slog.Logger, build string, owner uint32) (*server, error) {
 	s := &server{
 		log: log, build: build, owner: owner, started: time.Now(), in: newQueue(), conns: map[*conn]struct{}{},
 	}
+	s.devices = newUserDevices(log)
 	e, err := sleeve.New(sleeve.Config{
 		Log:     log,
+		Foreign: s.devices.port.offer,
 		Deliver: func(from peer.ID, b []byte) { s.in.push(Datagram{from, b}) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make sleeve: %w", err)
 	}
 	s.engine = e
+	s.devices.port.send = e.SendForeign
 	s.wanted.init(s)
 	return s, nil
 }
@@ -96,6 +101,7 @@ func (s *server) run(ctx context.Context, ln *net.UnixListener) error {
 	<-ctx.Done()
 	ln.Close()
 	s.wanted.close()
+	s.devices.close()
 	base.Wait()
 	s.mu.Lock()
 	s.ending = true
@@ -303,6 +309,15 @@ func (s *server) answer(c *conn, f frame) {
 		return
 	case kindStats:
 		body = appendStats(nil, s.stats())
+	case kindDeviceOpen, kindDeviceShut, kindDeviceSet, kindDeviceGet:
+		taken := f.fds
+		f.fds = nil
+		if s.controller() != c {
+			closeFDs(taken)
+			err = errDisplaced
+			break
+		}
+		body, err = s.devices.answer(f.kind, f.body, taken)
 	case kindFiles:
 		var h Hello
 		if fds, err = s.wanted.copies(&h); err == nil {
