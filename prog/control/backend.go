@@ -22,8 +22,17 @@ type Backend interface {
 	Attach(ctx context.Context, r AttachRequest) (AttachReply, error)
 	Detach(ctx context.Context, r DetachRequest) (DetachReply, error)
 
+	// For the plugins of container runtimes.
+	Check(ctx context.Context, r CheckRequest) (CheckReply, error)
+	Lend(ctx context.Context, r LendRequest) (LendReply, error)
+	Collect(ctx context.Context, r CollectRequest) (CollectReply, error)
+	Ready(ctx context.Context) (ReadyReply, error)
+
 	PeerList(ctx context.Context) (Peers, error)
 	PeerShow(ctx context.Context, peer string) (PeerDetail, error)
+	// PeerRemove answers when the removals are signed and told; taking over the space goes on after that, see
+	// IPAM.Reclaims.
+	PeerRemove(ctx context.Context, r RemoveRequest) (RemoveReply, error)
 
 	IssuerList(ctx context.Context) (Issuers, error)
 	IssuerAdd(ctx context.Context, peer string) error
@@ -31,6 +40,15 @@ type Backend interface {
 
 	IPList(ctx context.Context) (Claims, error)
 	IPRing(ctx context.Context) (Ring, error)
+	// IPClaim keeps an address for nobody's interface yet, IPRelease gives it up.
+	IPClaim(ctx context.Context, r IPClaimRequest) (IPClaimReply, error)
+	IPRelease(ctx context.Context, r IPReleaseRequest) (IPReleaseReply, error)
+
+	// ClientAdd lets a client from outside in; its answer holds a private key that is kept nowhere. ClientRemove answers
+	// when it is cut off.
+	ClientAdd(ctx context.Context, r ClientAddRequest) (ClientAddReply, error)
+	ClientList(ctx context.Context) (Clients, error)
+	ClientRemove(ctx context.Context, name string) error
 
 	// Ping calls reply for each probe, in order, and ends when all are answered or lost, when reply fails, or when
 	// the context ends.

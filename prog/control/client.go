@@ -101,6 +101,11 @@ func (c *Client) PeerShow(ctx context.Context, peer string) (PeerDetail, error) 
 	return get[PeerDetail](ctx, c, "peers", peer)
 }
 
+// PeerRemove ends the membership of peers.
+func (c *Client) PeerRemove(ctx context.Context, r RemoveRequest) (RemoveReply, error) {
+	return call[RemoveReply](ctx, c, http.MethodPost, changeTimeout, r, "peers", "remove")
+}
+
 // IssuerList lists who may admit members.
 func (c *Client) IssuerList(ctx context.Context) (Issuers, error) {
 	return get[Issuers](ctx, c, "issuers")
@@ -125,6 +130,16 @@ func (c *Client) IPList(ctx context.Context) (Claims, error) {
 
 // IPRing lists who owns what.
 func (c *Client) IPRing(ctx context.Context) (Ring, error) { return get[Ring](ctx, c, "ip", "ring") }
+
+// IPClaim keeps an address by hand.
+func (c *Client) IPClaim(ctx context.Context, r IPClaimRequest) (IPClaimReply, error) {
+	return call[IPClaimReply](ctx, c, http.MethodPost, changeTimeout, r, "ip", "claim")
+}
+
+// IPRelease gives up an address that was kept by hand.
+func (c *Client) IPRelease(ctx context.Context, r IPReleaseRequest) (IPReleaseReply, error) {
+	return call[IPReleaseReply](ctx, c, http.MethodPost, changeTimeout, r, "ip", "release")
+}
 
 // Doctor runs the daemon's probes.
 func (c *Client) Doctor(ctx context.Context, r DoctorRequest) (Doctor, error) {

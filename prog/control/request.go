@@ -58,6 +58,32 @@ type LeaveReply struct {
 	State   string       `json:"state,omitempty"` // the daemon's state directory
 }
 
+// RemoveRequest ends the membership of peers.
+type RemoveRequest struct {
+	Peers  List[string] `json:"peers"`            // names, IDs, or the beginnings of IDs
+	Stolen bool         `json:"stolen,omitempty"` // their keys are in the wrong hands: end the tokens that they joined with too
+	Force  bool         `json:"force,omitempty"`  // also peers that are alive, and without waiting for survivors that are silent
+}
+
+// RemoveReply says what was done, and how far it is known.
+type RemoveReply struct {
+	Version int               `json:"version"`
+	Removed List[RemovedPeer] `json:"removed"`
+	Told    int               `json:"told"`    // members that have it on disk, this one included
+	Members int               `json:"members"` // that are left; those away are told when they come
+	Notes   List[string]      `json:"notes"`
+}
+
+// RemovedPeer is one of them.
+type RemovedPeer struct {
+	ID     string       `json:"id"`
+	Name   string       `json:"name"`
+	Reason string       `json:"reason"`
+	Before bool         `json:"before"`          // was removed already, for this reason
+	Token  string       `json:"token,omitempty"` // ID of the token that it joined with, if that was revoked now
+	Others List[string] `json:"others"`          // names of members that joined with that token
+}
+
 // TokenRequest asks for an invitation.
 type TokenRequest struct {
 	TTL       Duration `json:"ttl,omitempty"`  // 0: 24 h
@@ -81,6 +107,12 @@ type AttachRequest struct {
 	Ifname    string     `json:"ifname,omitempty"`    // empty: eth0
 	IP        netip.Addr `json:"ip,omitzero"`         // IPv4 of our pools; zero: any
 	MTU       int        `json:"mtu,omitempty"`       // 0: the largest that fits every transport
+
+	IPs     List[netip.Addr] `json:"ips,omitempty"`     // like IP, also the linked IPv6 address, or both
+	MAC     string           `json:"mac,omitempty"`     // of the pod's end; empty: made of container and ifname
+	Aliases List[string]     `json:"aliases,omitempty"` // other names of the pod
+	Network string           `json:"network,omitempty"` // of the runtime's configuration that asks; see CollectRequest
+	Timeout Duration         `json:"timeout,omitempty"` // how long the caller waits, so that he hears the reason; 0: the server's limit
 }
 
 // AttachReply is what the pod got.
@@ -92,6 +124,7 @@ type AttachReply struct {
 	Ifname    string             `json:"ifname"`
 	HostIf    string             `json:"host_ifname"`
 	MAC       string             `json:"mac"`
+	HostMAC   string             `json:"host_mac"`
 	MTU       int                `json:"mtu"`
 	Existed   bool               `json:"existed"` // was attached already
 }
@@ -105,6 +138,30 @@ type DetachRequest struct {
 
 // DetachReply names what was taken back.
 type DetachReply struct {
+	Version   int              `json:"version"`
+	Addresses List[netip.Addr] `json:"addresses"`
+}
+
+// IPClaimRequest asks for an address without an interface.
+type IPClaimRequest struct {
+	Address netip.Addr `json:"address,omitzero"` // of our blocks, IPv4 or its linked IPv6; zero: any
+	Name    string     `json:"name,omitempty"`   // of the container to come; empty: one is made
+}
+
+// IPClaimReply is what is kept. The same name gets the same again.
+type IPClaimReply struct {
+	Version   int              `json:"version"`
+	Name      string           `json:"name"`
+	Addresses List[netip.Addr] `json:"addresses"` // IPv4 first
+}
+
+// IPReleaseRequest names what is not needed any more.
+type IPReleaseRequest struct {
+	What string `json:"what"` // an address, or the name that it was kept under
+}
+
+// IPReleaseReply names what was given up.
+type IPReleaseReply struct {
 	Version   int              `json:"version"`
 	Addresses List[netip.Addr] `json:"addresses"`
 }

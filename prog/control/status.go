@@ -115,6 +115,16 @@ type IPAM struct {
 	Used        uint64             `json:"used"`
 	Free        uint64             `json:"free"`
 	Unreachable uint64             `json:"unreachable"` // in blocks of members that are not alive
+	Reclaims    List[Reclaim]      `json:"reclaims"`    // space of removed members that is not taken over yet
+}
+
+// Reclaim is the space of one removed member on its way to others.
+type Reclaim struct {
+	ID       string       `json:"id"`
+	Name     string       `json:"name"`
+	WaitsFor List[string] `json:"waits_for"` // names of survivors that have not agreed yet
+	Reason   string       `json:"reason"`    // a sentence
+	Forced   bool         `json:"forced"`    // does not wait for those that are silent
 }
 
 // Peers is what `weft peer list --json` prints.
@@ -149,10 +159,11 @@ type Link struct {
 	Loss      float64        `json:"loss"`
 }
 
-// Claims is what `weft ip list --json` prints: attached pods only.
+// Claims is what `weft ip list --json` prints: attached pods, and beside them what is kept by hand.
 type Claims struct {
-	Version int         `json:"version"`
-	Claims  List[Claim] `json:"claims"`
+	Version  int         `json:"version"`
+	Claims   List[Claim] `json:"claims"`
+	Reserved List[Claim] `json:"reserved"` // by `weft ip claim`; without interface and namespace
 }
 
 // Claim is one address of one pod of this node.
@@ -163,6 +174,8 @@ type Claim struct {
 	Netns     string     `json:"netns"`
 	Pod       string     `json:"pod"`
 	Created   string     `json:"created"` // RFC 3339, UTC
+
+	Aliases List[string] `json:"aliases,omitempty"` // other names of the pod
 }
 
 // Ring is what `weft ip ring --json` prints: who owns which part of the pools.

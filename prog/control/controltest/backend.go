@@ -4,6 +4,7 @@
 package controltest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -30,11 +31,13 @@ type Backend struct {
 	Replies []control.PingReply // one per probe; then, or when there are none, nothing answers
 	Fail    map[string]error    // by the name of a method: what it returns instead
 
-	mu      sync.Mutex // guards what follows, and Have
-	tokens  []control.Token
-	issuers []control.Issuer
-	claims  []control.Claim
-	stopped chan struct{}
+	mu       sync.Mutex // guards what follows, and Have
+	tokens   []control.Token
+	issuers  []control.Issuer
+	claims   []control.Claim
+	reserved []control.Claim
+	clients  []control.ClientInfo
+	stopped  chan struct{}
 }
 
 var _ control.Backend = (*Backend)(nil)
@@ -221,6 +224,9 @@ func (b *Backend) Attach(_ context.Context, r control.AttachRequest) (control.At
 		return reply, nil
 	}
 	v4 := r.IP
+	if !v4.IsValid() && len(r.IPs) > 0 {
+		v4 = r.IPs[0]
+	}
 	if !v4.IsValid() {
 		v4 = netip.AddrFrom4([4]byte{10, 32, 0, byte(2 + len(b.claims)/2)})
 	}
@@ -275,6 +281,36 @@ func (b *Backend) PeerShow(_ context.Context, name string) (control.PeerDetail, 
 	return d, nil
 }
 
+// PeerRemove removes the peers that are not alive, or any with Force or Stolen.
+func (b *Backend) PeerRemove(_ context.Context, r control.RemoveRequest) (control.RemoveReply, error) {
+	reply := control.RemoveReply{Version: control.Version, Told: b.Have.Cluster.Alive, Members: b.Have.Cluster.Members}
+	if err := b.begin("PeerRemove"); err != nil {
+		return reply, err
+	}
+	defer b.mu.Unlock()
+	var found []*control.Peer
+	for _, name := range r.Peers {
+		i := slices.IndexFunc(b.Have.Peers, func(p control.Peer) bool { return p.Name == name || p.ID == name })
+		if i < 0 {
+			return reply, b.noPeer(name)
+		}
+		p := &b.Have.Peers[i]
+		if p.State == control.PeerAlive && !r.Force && !r.Stolen {
+			return reply, &control.Error{Code: control.Conflict, Message: p.Name + " is alive"}
+		}
+		found = append(found, p)
+	}
+	reason := "by hand"
+	if r.Stolen {
+		reason = "stolen"
+	}
+	for _, p := range found {
+		p.State, p.Reason = control.PeerRemoved, "removed "+reason
+		reply.Removed = append(reply.Removed, control.RemovedPeer{ID: p.ID, Name: p.Name, Reason: reason})
+	}
+	return reply, nil
+}
+
 func (b *Backend) noPeer(name string) error {
 	return &control.Error{Code: control.NotFound, Message: fmt.Sprintf("there is no peer %q", name), Hint: "Try: weft peer list"}
 }
@@ -323,7 +359,44 @@ func (b *Backend) IPList(context.Context) (control.Claims, error) {
 		return control.Claims{}, err
 	}
 	defer b.mu.Unlock()
-	return control.Claims{Version: control.Version, Claims: slices.Clone(b.claims)}, nil
+	return control.Claims{Version: control.Version, Claims: slices.Clone(b.claims), Reserved: slices.Clone(b.reserved)}, nil
+}
+
+// IPClaim keeps 10.32.0.200, or what is asked for.
+func (b *Backend) IPClaim(_ context.Context, r control.IPClaimRequest) (control.IPClaimReply, error) {
+	if err := b.begin("IPClaim"); err != nil {
+		return control.IPClaimReply{}, err
+	}
+	defer b.mu.Unlock()
+	if err := b.member(); err != nil {
+		return control.IPClaimReply{}, err
+	}
+	c := control.Claim{Address: r.Address, Container: cmp.Or(r.Name, "hand-1"), Created: Created}
+	if !c.Address.IsValid() {
+		c.Address = netip.MustParseAddr("10.32.0.200")
+	}
+	b.reserved = append(b.reserved, c)
+	return control.IPClaimReply{Version: control.Version, Name: c.Container, Addresses: []netip.Addr{c.Address}}, nil
+}
+
+// IPRelease gives up what IPClaim kept.
+func (b *Backend) IPRelease(_ context.Context, r control.IPReleaseRequest) (control.IPReleaseReply, error) {
+	if err := b.begin("IPRelease"); err != nil {
+		return control.IPReleaseReply{}, err
+	}
+	defer b.mu.Unlock()
+	reply := control.IPReleaseReply{Version: control.Version}
+	b.reserved = slices.DeleteFunc(b.reserved, func(c control.Claim) bool {
+		meant := c.Container == r.What || c.Address.String() == r.What
+		if meant {
+			reply.Addresses = append(reply.Addresses, c.Address)
+		}
+		return meant
+	})
+	if len(reply.Addresses) == 0 {
+		return reply, &control.Error{Code: control.NotFound, Message: "no address is kept by hand under " + r.What, Hint: "Try: weft ip list"}
+	}
+	return reply, nil
 }
 
 // IPRing lists Blocks.
