@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"weft/mesh"
 	"weft/prog/control"
@@ -59,11 +60,16 @@ type Config struct { //nolint:recvcheck // Load and Parse fill it in, all others
 	Trusted       []netip.Prefix // subnets on which packets may travel unencrypted: none
 	NoMasquerade  []netip.Prefix // destinations outside that see pod addresses: none
 	HostAccess    bool           // pods of other machines may open connections to this host, not just ping it
+	RemoveAfter   time.Duration  // silence after which a member is removed; 0: DefaultRemoveAfter, negative: never
 	StrictRestart bool           // after a start serve nothing until a quorum was heard
+	Docker        bool           // serve Docker's network plugin
+	ReclaimAfter  time.Duration  // how long a pod's namespace is gone before its addresses are; 0: 10 min
+	AddressRest   time.Duration  // how long a released address rests; 0: 1 min
 
-	Build string       // version for status and records, from the build information
-	Log   *slog.Logger // nil: silent
-	Stdin io.Reader    // where a token of "-" comes from; nil: there is none
+	Build    string       // version for status and records, from the build information
+	WireUnit string       // systemd unit that starts the wire; empty: the daemon does
+	Log      *slog.Logger // nil: silent
+	Stdin    io.Reader    // where a token of "-" comes from; nil: there is none
 
 	Founded   func(control.InitReply)  // told once, when Init has made a cluster; nil: nobody wants to know
 	Addressed func(control.TokenReply) // told the first token later, if the machine had no address when Founded was told

@@ -39,6 +39,7 @@ trusted-subnets: 192.0.2.0/24, 2001:db8::/64
 no-masquerade: []
 host-access: all
 strict-restart: true
+docker: true
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ strict-restart: true
 		Pools: []netip.Prefix{netip.MustParsePrefix("10.64.0.0/12"), netip.MustParsePrefix("10.128.0.0/12")},
 		Pool6: netip.MustParsePrefix("fd01::/96"), AcceptOverlap: true, ExpectNodes: 40,
 		Advertise:  []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:0"), netip.MustParseAddrPort("[2001:db8::7]:7000")},
-		Transports: []string{"sleeve"}, HostAccess: true, StrictRestart: true,
+		Transports: []string{"sleeve"}, HostAccess: true, StrictRestart: true, Docker: true,
 		Trusted: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")},
 	}
 	if diff := cmp.Diff(want, got, compareConfig()); diff != "" {
@@ -64,8 +65,11 @@ func TestParseErrorsNameLineAndKey(t *testing.T) {
 	for text, want := range map[string]string{
 		"name: a\nlissten: :1":                     "2: lissten: there is no such key, did you mean listen?",
 		"weather: fine":                            "1: weather: there is no such key; the keys are state, socket",
-		"docker: true":                             "1: docker: there is no such key",
-		"remove-after: 30d":                        "1: remove-after: there is no such key",
+		"dockr: true":                              "1: dockr: there is no such key, did you mean docker?",
+		"trusted: 10.0.0.0/8":                      "1: trusted: there is no such key, did you mean trusted-subnets?",
+		"name: a\n---\nname: b":                    "2: a second document begins here",
+		"listen: [\":1\"]":                         "1: listen: want one value, not a list",
+		"reclaim-after: 10":                        "1: reclaim-after: want a duration of a second or more, such as 10m",
 		"name: a\n\nname: b":                       "3: name: it is set already in line 1",
 		"pool: [10.64.0.0/12, 10.64.1.0/12]":       `1: pool: want 10.64.0.0/12, without host bits, got "10.64.1.0/12"`,
 		"pool: fd00::/64":                          `1: pool: want an IPv4 network; IPv6 goes into pool6, got "fd00::/64"`,
@@ -79,19 +83,21 @@ func TestParseErrorsNameLineAndKey(t *testing.T) {
 		"log-level: loud":                          "1: log-level: want one of debug, info, warn, error",
 		"strict-restart: maybe":                    "1: strict-restart: want true or false",
 		"host-access: some":                        "1: host-access: want all",
+		"remove-after: 3s":                         "1: remove-after: want a time of at least 10s, such as 30d or 12h, or never, got \"3s\"",
+		"remove-after: 0d":                         "1: remove-after: want a time of at least 10s",
 		"expect-nodes: -3":                         "1: expect-nodes: want a positive number",
 		"name: -a":                                 "1: name: want 1 to 63 letters",
 		"name:":                                    "1: name: the value is missing",
-		"name: {first: a}":                         "1: name: want a value or a list of values",
+		"name: {first: a}":                         "1: name: want a plain value",
 		"pool: [[10.64.0.0/12]]":                   "1: pool: item 0: want one plain value",
 		"advertise: 0.0.0.0":                       "1: advertise: want an address that other machines can reach",
 		"advertise: fe80::1%eth0":                  "1: advertise: want an address that other machines can reach",
 		"advertise: alpha.example":                 "1: advertise: want an address such as 192.0.2.7",
-		"transport: [sleeve, wireguard]":           `1: transport: want one of vxlan, sleeve, got "wireguard"`,
+		"transport: [sleeve, pigeon]":              `1: transport: want one of vxlan, wireguard, wireguard-user, sleeve, got "pigeon"`,
 		"join: \"@\"":                              "1: join: the token is empty",
 		"- name":                                   "1: want lines of the form key: value",
 		"name: a\n pool: [":                        "2: ",
-		"name: &x a\nstate: *x":                    "2: state: want a value",
+		"name: &x a\nstate: *x":                    "2: state: want a plain value",
 		"name: a\nname: b\npool: 1":                "2: name: it is set already",
 		"pool: " + strings.Repeat("x", 2<<20) + "": "1: more than 1048576 bytes",
 	} {

@@ -35,6 +35,8 @@ type daemon struct {
 	stop   context.CancelFunc // ends the daemon; nil: it does not run, it only makes a cluster
 	ready  chan *node         // capacity 1: a node to be run
 
+	stillborn chan error // capacity 1: why a node that came back could not begin
+
 	entering sync.Mutex // held by whoever makes or joins a cluster
 
 	mu       sync.Mutex // guards all below
@@ -67,7 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 func newDaemon(cfg Config) *daemon {
 	lines := newLogLines(cfg.Log.Handler())
 	cfg.Log = slog.New(lines)
-	return &daemon{cfg: cfg, log: cfg.Log, lines: lines, started: time.Now(), ready: make(chan *node, 1)}
+	return &daemon{cfg: cfg, log: cfg.Log, lines: lines, started: time.Now(), ready: make(chan *node, 1), stillborn: make(chan error, 1)}
 }
 
 // openPorts opens the metrics port, and sees that the weft port can be had: by a wire that runs already, or by the next.
@@ -119,9 +121,13 @@ func (d *daemon) close() {
 	}
 }
 
-func (d *daemon) run(ctx context.Context) error {
-	ctx, d.stop = context.WithCancel(ctx)
-	defer d.stop()
+func (d *daemon) run(outside context.Context) error {
+	ctx, stop := context.WithCancel(context.WithoutCancel(outside))
+	d.stop = stop
+	defer stop()
+	if err := finishRebirth(d.state); err != nil {
+		return err
+	}
 	m, key, err := loadMembership(d.state)
 	if err != nil {
 		return err
@@ -133,14 +139,19 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	tasks := []task{
 		{"control", d.door.Serve},
-		{"node", d.runNode},
+		{"node", d.runNodes},
 		{"ready", d.tellReady},
+		{"return", d.returnSilent},
+		{"signal", func(ctx context.Context) error { return d.awaitSignal(ctx, outside) }},
 	}
 	if m == nil && (d.cfg.Init || d.cfg.Join != "") {
 		tasks = append(tasks, task{"enter", d.enter})
 	}
 	if d.metrics != nil {
 		tasks = append(tasks, task{"metrics", d.serveMetrics})
+	}
+	if d.cfg.Docker {
+		tasks = append(tasks, task{"docker", d.serveDocker}, task{"docker forwarding", d.keepForwarding})
 	}
 	err = supervise(ctx, d.log, tasks...)
 	d.mu.Lock()
@@ -184,6 +195,15 @@ func (d *daemon) runNode(ctx context.Context) error {
 	case n := <-d.ready:
 		d.log.Info("node starts", "peer", n.key.ID(), "name", n.name, "cluster", clusterName(n.member.cluster))
 		return n.run(ctx)
+	}
+}
+
+// runNodes runs the node, and after it was retired the one that comes in its place.
+func (d *daemon) runNodes(ctx context.Context) error {
+	for {
+		if err := d.runNode(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
 	}
 }
 

@@ -23,6 +23,8 @@
 //	the wire's life, and what it must know       wire                  wirelink, equip, port
 //	secrets between members                      pairs                 pairs
 //	streams from members and joiners             circuits              node
+//	Docker's containers                          docker                docker, dockerforward
+//	Docker's networks, kept apart                segments              segments, segmentreport, segmentfilter
 //	metrics and health                           metrics               metrics
 //	what is on disk                              whoever writes        state
 //	what an operator may set                     none                  config, setting, configfile

@@ -3,20 +3,62 @@ package weftd
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 
 	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/host"
 	"weft/router/sleeve"
 	"weft/router/vxlan"
+	"weft/router/wireguard"
 )
 
 // drivers lists the transports of this build, best first. A pair of nodes uses the first that both can and may use.
-func drivers(h *host.Host, link *wirelink, self peer.ID) []router.Driver {
-	return []router.Driver{
-		vxlan.Driver(h, self),
-		sleeve.Driver(link, host.ProbeTUN),
+func (n *node) drivers() []router.Driver {
+	key := wireguard.Key(n.wgKey.Bytes())
+	list := []router.Driver{
+		vxlan.Driver(n.host, n.key.ID()),
+		wireguard.Driver(n.host, key, n, n.log),
 	}
+	if slices.Contains(n.cfg.Transports, wireguard.UserName) { // by choice only
+		dev := wireguard.User(n.host, wireDevices{n.link}, wireguard.UserDevice)
+		list = append(list, wireguard.UserDriver(n.host, dev, key, n.cfg.Listen.Port(), n, n.log))
+	}
+	return append(list, sleeve.Driver(n.link, host.ProbeTUN))
+}
+
+var _ wireguard.Directory = (*node)(nil)
+
+// Own is this machine's address that WireGuard's tunnels are tested from.
+func (n *node) Own() netip.Addr {
+	if c, ok := n.ring.HostAddress(); ok {
+		return c.V4
+	}
+	return netip.Addr{}
+}
+
+// Remote is what WireGuard must know of a peer.
+func (n *node) Remote(id peer.ID) (wireguard.Remote, bool) {
+	info, ok := n.mesh.Peer(id)
+	if !ok || info.WireGuard == [32]byte{} || info.State == peer.Removed {
+		return wireguard.Remote{}, false
+	}
+	at := n.heardAt(id)
+	r := wireguard.Remote{
+		Public: wireguard.Key(info.WireGuard), Secrets: n.pairs.secrets(id), Reachable: at.IsValid(),
+		NATed: at.IsValid() && !slices.ContainsFunc(info.Endpoints, func(e netip.AddrPort) bool {
+			return e.Addr().Unmap() == at.Addr().Unmap()
+		}),
+	}
+	if rec, ok := n.mesh.Record(id); ok {
+		for _, a := range rec.Hosts {
+			if a.Is4() {
+				r.Host = a
+			}
+		}
+	}
+	return r, true
 }
 
 // probe is one question that weft doctor asks the machine.
@@ -32,6 +74,7 @@ func probes() []probe {
 		{name: "tun", run: host.ProbeTUN, hint: "Try: modprobe tun; in a container, pass /dev/net/tun"},
 		{name: "nftables", run: host.ProbeFilter, hint: "Try: modprobe nf_tables"},
 		{name: "veth", run: host.ProbeVeth, hint: "Try: modprobe veth"},
+		{name: "wireguard", run: host.ProbeWireGuard, hint: "Try: modprobe wireguard; without it the sleeve carries", optional: true},
 		{name: "vxlan", run: host.ProbeVXLAN, hint: "Try: modprobe vxlan", optional: true},
 		{name: "ipv6", run: host.ProbeIPv6, hint: "Pods have IPv4 only until the kernel speaks IPv6", optional: true},
 	}

@@ -93,8 +93,8 @@ func (n *node) giveTUN(ctx context.Context, c *wire.Client) error {
 // mendTUN makes the sleeve's device anew when somebody has deleted it.
 func (n *node) mendTUN(ctx context.Context) error {
 	c, _ := n.link.current()
-	if _, err := net.InterfaceByName(sleeve.Device); err == nil || c == nil {
-		return nil
+	if _, exists, err := n.host.Link(ctx, sleeve.Device); exists || err != nil || c == nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, wireTellTime)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"weft/crypto/identity"
@@ -168,15 +169,45 @@ func (d *daemon) plan(ctx context.Context, r control.InitRequest) (identity.Clus
 		}
 		spec.Pools = append(spec.Pools, pool)
 	}
-	if atoms := spec.Pools[0].Atoms(); atoms < 2*expect {
-		return spec, nil, &control.Error{
+	atoms := 0
+	for _, p := range spec.Pools {
+		atoms += p.Atoms()
+	}
+	if atoms < 2*expect {
+		e := &control.Error{
 			Code:    control.Usage,
-			Message: fmt.Sprintf("pool %s is too small for %d nodes", pools[0], expect),
+			Message: fmt.Sprintf("pool %s is too small for %d nodes", commaed(pools), expect),
 			Cause:   fmt.Sprintf("it has %d blocks to hand out, and needs twice as many as nodes", atoms),
 			Hint:    "Choose a wider --pool",
 		}
+		if wider, ok := widerPool(pools[0], expect); ok {
+			e.Hint += ", such as " + wider.String()
+		}
+		return spec, nil, e
 	}
 	return spec, notes, nil
+}
+
+func commaed(pools []netip.Prefix) string {
+	words := make([]string, len(pools))
+	for i, p := range pools {
+		words[i] = p.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+// widerPool is the smallest pool around p that has two blocks for each node.
+func widerPool(p netip.Prefix, nodes int) (netip.Prefix, bool) {
+	for bits := p.Bits(); bits > 0; bits-- {
+		wider := netip.PrefixFrom(p.Addr(), bits).Masked()
+		if checkPool4(wider) != nil {
+			continue
+		}
+		if pool, err := identity.NewPool(wider); err == nil && pool.Atoms() >= 2*nodes {
+			return wider, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // plan6 decides the IPv6 half.

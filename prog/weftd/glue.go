@@ -12,9 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"weft/crypto/identity"
 	"weft/ipam"
 	"weft/mesh"
-	"weft/mesh/circuit"
+	"weft/mesh/join"
 	"weft/mesh/peer"
 	"weft/prog/wire"
 	"weft/router"
@@ -42,6 +43,9 @@ type glue struct {
 // glueEvery is how often the state is looked at without a call: the machine's own addresses change silently.
 const glueEvery = 5 * time.Second
 
+// glueRest is the least time from one push to the next: of hundreds of pods that start at once not each is worth one.
+const glueRest = 100 * time.Millisecond
+
 // replicaRing is the ring's name among the mesh's replicas.
 const replicaRing = "ring"
 
@@ -62,7 +66,13 @@ func (n *node) runGlue(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-time.After(glueRest):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
 		case <-members:
+			n.ring.RosterChanged()
 		case <-blocks:
 		case <-routes:
 		case <-tick.C:
@@ -73,7 +83,8 @@ func (n *node) runGlue(ctx context.Context) error {
 // push brings all parts up to date. One that fails holds up no other: what a member says must never keep this node from
 // doing what it can.
 func (n *node) push(ctx context.Context) error {
-	errs := []error{n.mendTUN(ctx), n.pushPeers(ctx), n.pushLocal(ctx)}
+	n.circuits.Cut()
+	errs := []error{n.pushPeers(ctx), n.mendTUN(ctx), n.pushLocal(ctx)} // sessions first: who was removed must be gone now
 	u, err := readUnderlay(n.pools)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -85,17 +96,25 @@ func (n *node) push(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// company lists the members that this node has to do with: nobody when it was removed itself.
+func (n *node) company() []peer.Info {
+	if _, gone := n.removed(); gone {
+		return nil
+	}
+	return n.remaining()
+}
+
 // pushPeers tells the wire who may have a session. A member whose record is not known, or not yet since the start, is on
 // the list without a key: the wire keeps the session that it may have.
 func (n *node) pushPeers(ctx context.Context) error {
 	n.glue.mu.Lock()
 	defer n.glue.mu.Unlock()
-	members := n.mesh.Peers()
+	members := n.company()
 	slices.SortStableFunc(members, func(a, b peer.Info) int { return cmp.Compare(a.JoinSeq, b.JoinSeq) })
 	own := [32]byte(n.noise.PublicKey().Bytes())
 	peers := []wire.Peer{}
 	for _, p := range members {
-		if p.State == peer.Removed || p.Noise == own {
+		if p.Noise == own {
 			continue
 		}
 		peers = append(peers, wire.Peer{
@@ -139,18 +158,17 @@ func (n *node) pushRouter(ctx context.Context, u underlay) {
 		Transports:    n.cfg.Transports,
 		NoMasquerade:  n.cfg.NoMasquerade,
 		HostAccessAll: n.cfg.HostAccess,
-		Ports:         n.ports(),
+		Ports:         listenPorts(n.cfg),
 	}
 	if c, ok := n.ring.HostAddress(); ok {
 		in.Hosts = addresses(c)
 	}
-	for _, c := range n.ring.Claims() {
-		in.Pods = append(in.Pods, router.Pod{Name: c.Container, IfName: c.IfName, V4: c.V4, V6: c.V6})
+	in.Pods = append(podsOf(n.ring.Claims(), n.ring.Strays()), n.guests(n.ring.Claims())...)
+	n.findLent(ctx, in.Pods)
+	if n.segments != nil {
+		in.Siblings = n.segments.siblings()
 	}
-	for _, p := range n.mesh.Peers() {
-		if p.State == peer.Removed {
-			continue
-		}
+	for _, p := range n.company() {
 		endpoint := heard[p.ID]
 		if !endpoint.IsValid() && len(p.Endpoints) > 0 {
 			endpoint = p.Endpoints[0]
@@ -198,11 +216,11 @@ func (n *node) heardAt(id peer.ID) netip.AddrPort {
 	return n.glue.heard[id]
 }
 
-// ports lists the ports of weft on this machine that pods must not reach.
-func (n *node) ports() []uint16 {
-	ports := []uint16{n.cfg.Listen.Port()}
-	if !n.cfg.MetricsOff {
-		ports = append(ports, n.cfg.MetricsListen.Port())
+// listenPorts lists the ports of weft on this machine that pods must not reach.
+func listenPorts(cfg Config) []uint16 {
+	ports := []uint16{cfg.Listen.Port()}
+	if !cfg.MetricsOff {
+		ports = append(ports, cfg.MetricsListen.Port())
 	}
 	return ports
 }
@@ -222,6 +240,7 @@ func (n *node) describe(r mesh.Record, u underlay) mesh.Record {
 	r.Endpoints = u.endpoints(n.cfg.Advertise, n.cfg.Listen.Port())
 	r.Noise = [32]byte(n.noise.PublicKey().Bytes())
 	r.NoiseEpoch = noiseEpoch
+	r.WireGuard = [32]byte(n.wgKey.PublicKey().Bytes())
 	r.Transports = n.transports()
 	r.Trusted = n.cfg.Trusted
 	r.MTU = u.mtu
@@ -257,7 +276,7 @@ func (n *node) allowed(transport string) bool {
 func (n *node) findTransports() error {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
 	defer cancel()
-	for _, d := range drivers(n.host, n.link, n.key.ID()) {
+	for _, d := range n.drivers() {
 		if n.allowed(d.Name) && d.Probe(ctx) == nil {
 			n.found = append(n.found, d.Name)
 		}
@@ -291,13 +310,46 @@ func (r ringNetwork) Changed()             { r.mesh.Changed(replicaRing) }
 func (r ringNetwork) Peers() []peer.Info   { return r.mesh.Peers() }
 func (r ringNetwork) Voters() []peer.Voter { return r.mesh.Roster().Voters() }
 
+// ringRoster is the roster as the allocator sees it.
+type ringRoster struct {
+	*mesh.Roster
+	node *node
+}
+
+var _ ipam.Roster = ringRoster{}
+
+func (r ringRoster) Removals() []ipam.Removal {
+	var all []ipam.Removal
+	for _, x := range r.Roster.Removals() {
+		all = append(all, ipam.Removal{
+			Node: x.Node, Left: x.Reason == identity.Left, Stolen: x.Reason == identity.Stolen, Silent: x.Reason == identity.Silence,
+		})
+	}
+	return all
+}
+
+func (r ringRoster) Joining() []peer.Info { return r.node.sponsor.Joining() }
+
+// sponsorRoster is the roster as the sponsor sees it.
+type sponsorRoster struct {
+	*mesh.Roster
+	node *node
+}
+
+var _ join.Roster = sponsorRoster{}
+
+func (r sponsorRoster) Voters() []peer.Voter { return r.node.electorate() }
+
+// electorate is who counts when a quorum is asked for.
+func (n *node) electorate() []peer.Voter { return n.mesh.Roster().Electorate(n.ring.Fenced()) }
+
 // streams is the circuits as the mesh sees them.
-type streams struct{ circuits *circuit.Circuits }
+type streams struct{ node *node }
 
 var _ mesh.Streams = streams{}
 
 func (s streams) Dial(ctx context.Context, to peer.ID, kind byte) (net.Conn, error) {
-	c, err := s.circuits.Dial(ctx, to, kind)
+	c, err := s.node.dial(ctx, to, kind)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,11 @@ func forGood(err error) bool {
 
 // joinCluster enters the cluster of a token, or says that this node is in it already.
 func (d *daemon) joinCluster(ctx context.Context, r control.JoinRequest) (control.JoinReply, error) {
+	if n, _ := d.current(); n != nil {
+		if _, gone := n.removed(); gone {
+			return d.joinAgain(ctx, n, r)
+		}
+	}
 	d.entering.Lock()
 	defer d.entering.Unlock()
 	m, _, err := loadMembership(d.state)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"weft/crypto/identity"
 	"weft/prog/control"
 	"weft/prog/wire"
 	"weft/router"
@@ -44,6 +45,28 @@ func (d *daemon) Down(ctx context.Context) error {
 	return nil
 }
 
+// awaitSignal ends the daemon when the world outside ends its context, which is how signals come. A member without a vote
+// leaves first, if it has no pods: machines that come and go do not come back, and nobody has to wait for their silence.
+func (d *daemon) awaitSignal(ctx, outside context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-outside.Done():
+	}
+	if n, err := d.current(); err == nil && n.member.certificate.Ephemeral {
+		if _, gone := n.removed(); !gone {
+			left, err := d.Leave(ctx, control.LeaveRequest{})
+			if err == nil {
+				d.log.Info("left the cluster, as members without a vote do when they are stopped", "notes", left.Notes)
+				return nil
+			}
+			d.log.Info("stops without leaving", "err", err)
+		}
+	}
+	d.stop()
+	return nil
+}
+
 // Leave hands back the node's space, tells the others and forgets the membership. What others do not answer in time is
 // noted and holds up nothing: they find out by themselves.
 func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.LeaveReply, error) {
@@ -52,7 +75,7 @@ func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.Lea
 	if err != nil && !r.Purge {
 		return reply, err
 	}
-	keep := ""
+	keep, stays := "", false
 	if n != nil {
 		if claims := n.ring.Claims(); len(claims) > 0 {
 			return reply, &control.Error{
@@ -60,7 +83,17 @@ func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.Lea
 				Cause: claims[0].Container + " among them", Hint: "Detach them first: weft detach NETNS",
 			}
 		}
-		reply.Notes = n.sayGoodbye(ctx)
+		last := len(n.remaining()) == 0
+		switch {
+		case last && r.Purge:
+			reply.Notes = []string{"This was the only member: the cluster is no more."}
+		case last:
+			stays = true
+			reply.Notes = []string{"This was the last member, so its state stays: weft up starts the cluster again from here; " +
+				"weft leave --purge ends it."}
+		default:
+			reply.Notes = n.sayGoodbye(ctx)
+		}
 		if n.rootGoes() {
 			keep = keptRoot(n.member.cluster)
 			note := "This machine held the cluster's root key, which now is " + d.state.file(keep) +
@@ -80,19 +113,24 @@ func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.Lea
 		if n != nil {
 			err = errors.Join(err, n.router.Down(ctx))
 		}
+		if stays {
+			return err
+		}
 		return errors.Join(err, d.state.forget(keep))
 	})
 	return reply, nil
 }
 
-// sayGoodbye hands back the space and tells the others; the notes say what did not work.
+// sayGoodbye hands back the space and tells the others; the notes say what did not work. Its own removal goes last: with it
+// go its vote and its part in every agreement, and nobody speaks with it any more.
 func (n *node) sayGoodbye(ctx context.Context) (notes []string) {
-	if len(n.mesh.Peers()) == 0 {
-		return []string{"This was the only member: the cluster is no more."}
+	if _, gone := n.removed(); gone {
+		return nil
 	}
 	back, cancel := context.WithTimeout(ctx, handBackTime)
 	defer cancel()
-	if err := n.ring.HandBack(back); err != nil {
+	handed := n.ring.HandBack(back)
+	if err := handed; err != nil {
 		notes = append(notes, "Addresses not handed back: "+err.Error()+".")
 	}
 	tell, cancel := context.WithTimeout(ctx, tellTime)
@@ -100,11 +138,24 @@ func (n *node) sayGoodbye(ctx context.Context) (notes []string) {
 	if err := n.mesh.Leave(tell); err != nil {
 		notes = append(notes, "The others were not told: "+err.Error()+".")
 	}
+	if handed != nil || len(n.ring.Blocks()[n.key.ID()]) > 0 {
+		// Who still owns space may have given some of it away a moment ago: it cannot say that it had stopped before.
+		return append(notes, "The node keeps its vote and its space until it is removed there: weft peer remove "+n.name+".")
+	}
+	removal, err := identity.Leave(n.member.certificate, n.key, time.Now())
+	if err != nil {
+		return append(notes, "The own vote was not given up: "+err.Error()+".")
+	}
+	last, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	if told, err := n.mesh.Tell(last, removal); err != nil || len(told) == 0 {
+		notes = append(notes, "No member that is alive heard of it: each keeps waiting for this node until it is removed there: weft peer remove "+n.name+".")
+	}
 	return notes
 }
 
 // rootGoes reports whether the root key of a cluster that lives on is on this machine.
-func (n *node) rootGoes() bool { return !n.root.IsZero() && len(n.mesh.Peers()) > 0 }
+func (n *node) rootGoes() bool { return !n.root.IsZero() && len(n.remaining()) > 0 }
 
 // stopAttached stops the wire through the attachment that there is; what that misses, stopWire finds.
 func (d *daemon) stopAttached(ctx context.Context, n *node) {
@@ -123,6 +174,9 @@ func (d *daemon) finish(why string, last func(context.Context) error) {
 
 // purge leaves the machine as if weft had never been there. The folders go last, and only when they are empty.
 func (d *daemon) purge(ctx context.Context) error {
+	if d.cfg.Docker {
+		stopForward(ctx)
+	}
 	err := errors.Join(router.Remove(ctx, d.host, d.state.file(fileUndo)), d.state.purge())
 	if dir := filepath.Dir(d.cfg.Socket); dir == filepath.Dir(DefaultSocket) {
 		// The socket and its lock go when the door closes, which is later; then nobody needs the folder.

@@ -74,7 +74,7 @@ var (
 	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", gauge, []string{"state"}}
 	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", gauge, nil}
 	metricPods       = metric{"weft_pods", "Attached pods.", gauge, nil}
-	metricCounter    = metric{"weft_events_total", "Events by part (mesh, sleeve, wire, guard) and kind; packets that were dropped among them.", counter, []string{"part", "kind"}}
+	metricCounter    = metric{"weft_events_total", "Events by part (mesh, pods, sleeve, wire, guard) and kind; packets that were dropped among them.", counter, []string{"part", "kind"}}
 	metricWireStarts = metric{"weft_wire_attached_total", "Wires that this daemon attached to.", counter, nil}
 )
 
@@ -155,6 +155,8 @@ func (n *node) events(ctx context.Context) []event {
 		{"mesh", "panics", m.Panics},
 		{"mesh", "pulls", m.Pulls},
 		{"mesh", "pulls_failed", m.PullsFailed},
+		{"pods", "reclaimed", n.reclaimed.released.Load()},
+		{"pods", "renumbered", n.renumbered.Load()},
 	}
 	if drops, err := n.router.Drops(ctx); err == nil {
 		for rule, count := range drops {

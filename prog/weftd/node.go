@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/crypto/identity"
@@ -35,6 +37,7 @@ type node struct {
 	key     identity.Key
 	root    identity.Key // the zero Key where it is not held
 	noise   *ecdh.PrivateKey
+	wgKey   *ecdh.PrivateKey // of the WireGuard devices
 	name    string
 	pools   []netip.Prefix // both families
 	started time.Time
@@ -47,16 +50,33 @@ type node struct {
 	router   *router.Router
 	pairs    *pairs
 	sponsor  *join.Sponsor
+	lingers  lingers
+
+	renumbered atomic.Uint64 // pods, since the start
+
+	segments *segments // nil without Docker
 	glue     glue
+	clients  clients
+
+	retired  context.Context // ends when this node was removed and its machine joins as another
+	retire   context.CancelFunc
+	ended    chan struct{}          // closed when run has returned
+	staysOut atomic.Pointer[string] // why it may not come back by itself
+	forced   sync.Map               // of peer.ID: when it was removed by force
+	holds    holds
+
+	reclaimed reclaimer
 }
 
 // newNode builds the parts from what is on disk. It starts nothing and changes nothing on the machine.
 func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key identity.Key) (*node, error) {
 	n := &node{
 		cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
-		name: m.certificate.Name(), pools: m.pools(),
+		name: m.certificate.Name(), pools: m.pools(), lingers: newLingers(),
 	}
 	n.cfg.Advertise = m.advertised(cfg)
+	n.retired, n.retire = context.WithCancel(context.Background())
+	n.ended = make(chan struct{})
 	var err error
 	if n.root, err = state.key(fileRoot); err != nil && !errors.Is(err, errNoState) {
 		return nil, err
@@ -64,7 +84,10 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 	if n.noise, err = state.noiseKey(); err != nil {
 		return nil, err
 	}
-	for _, build := range []func() error{n.buildLink, n.findTransports, n.buildMesh, n.buildRing, n.buildRouter, n.buildSponsor} {
+	if n.wgKey, err = state.wireGuardKey(); err != nil {
+		return nil, err
+	}
+	for _, build := range []func() error{n.buildLink, n.findTransports, n.buildMesh, n.buildRing, n.buildRouter, n.buildClients, n.buildSegments, n.buildSponsor} {
 		if err := build(); err != nil {
 			return nil, err
 		}
@@ -83,6 +106,7 @@ func (n *node) buildLink() error {
 		LogFile: n.state.file(fileWireLog),
 		Version: n.cfg.Build,
 		Log:     n.log,
+		Launch:  launchUnit(n.cfg.WireUnit),
 	})
 	n.link.identity = n.wireIdentity
 	n.link.equip = n.equip
@@ -96,14 +120,14 @@ func (n *node) buildMesh() error {
 		Key:       n.key,
 		Root:      n.member.cluster.Root,
 		Cert:      func() *identity.Certificate { return n.member.certificate },
-		Allowed:   func(peer.ID, *identity.Certificate) error { return nil },
+		Allowed:   n.admitted,
 		Endpoints: n.endpointsOf,
 		Log:       n.log,
 	})
 	if err != nil {
 		return err
 	}
-	n.pairs.dial = n.circuits.Dial
+	n.pairs.dial = n.dial
 	n.pairs.tell = n.pushPeers
 
 	var seeds []peer.ID
@@ -123,7 +147,7 @@ func (n *node) buildMesh() error {
 		Record:      record,
 		Seeds:       seeds,
 		Packets:     n.link,
-		Streams:     streams{n.circuits},
+		Streams:     streams{n},
 		Store:       n.state,
 		Log:         n.log,
 	})
@@ -131,6 +155,7 @@ func (n *node) buildMesh() error {
 		return err
 	}
 	n.pairs.members = n.mesh.Peers
+	n.mesh.Handle(methodHeard, n.serveHeard)
 	return nil
 }
 
@@ -153,9 +178,12 @@ func (n *node) buildRing() error {
 		Signer:   n.key,
 		Keys:     n.publicKey,
 		Network:  ringNetwork{n.mesh},
+		Roster:   ringRoster{n.mesh.Roster(), n},
 		Store:    store,
 		Log:      n.log,
 		Strict:   n.cfg.StrictRestart,
+		CoolFor:  n.cfg.AddressRest,
+		Lingers:  func(a netip.Addr) bool { return n.router.Lingers(a) },
 	})
 	if err != nil {
 		return errors.Join(err, store.Close())
@@ -173,25 +201,36 @@ func (n *node) buildRouter() error {
 	var err error
 	n.router, err = router.New(router.Config{
 		Host:    n.host,
-		Drivers: drivers(n.host, n.link, n.key.ID()),
+		Drivers: n.drivers(),
 		Log:     n.log,
 		Undo:    n.state.file(fileUndo),
+		Buried:  n.lingers.buried,
 	})
 	return err
 }
 
-// run works until ctx ends. The wire, the kernel's tunnels, routes and guard stay as they are when it returns.
+// run works until ctx ends or the node is retired. The wire, the kernel's tunnels, routes and guard stay as they are when it returns.
 func (n *node) run(ctx context.Context) error {
+	defer close(n.ended)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.retired, cancel)()
 	return supervise(ctx, n.log,
 		task{"router", n.router.Run},
 		task{"wire", n.link.run},
 		task{"mesh", n.mesh.Run},
 		task{"ring", n.ring.Run},
+		task{"lingers", n.runLingers},
+		task{"renumber", n.runRenumber},
 		task{"circuits", func(ctx context.Context) error {
 			return n.circuits.Serve(ctx, n.link.Accept, circuit.Handlers{Circuit: n.serveCircuit, Join: n.sponsor.Serve})
 		}},
 		task{"pairs", n.pairs.run},
 		task{"glue", n.runGlue},
+		task{"clients", n.runClients},
+		task{"silence", n.watchSilence},
+		task{"reclaim", n.reclaim},
+		task{"segments", n.runSegments},
 	)
 }
 
@@ -244,11 +283,12 @@ func (n *node) buildSponsor() error {
 	n.sponsor, err = join.NewSponsor(join.SponsorConfig{
 		Key:     n.key,
 		Cluster: n.member.cluster,
-		Roster:  n.mesh.Roster(),
+		Roster:  sponsorRoster{n.mesh.Roster(), n},
 		Store:   n.state,
 		Call:    n.mesh.Call,
 		RootKey: func() identity.Key { return n.root },
 		Alive:   n.alive,
+		Removed: n.whyNoMember,
 		Records: func() []byte { return n.mesh.Snapshot("records") },
 		Ring:    n.ring.Snapshot,
 		Build:   n.cfg.Build,

@@ -47,6 +47,11 @@ func (n *node) attach(ctx context.Context, r control.AttachRequest) (control.Att
 		}
 	}
 	r.Ifname = cmp.Or(r.Ifname, defaultIfname)
+	if err := n.settle(&r); err != nil {
+		return control.AttachReply{}, err
+	}
+	ctx, cancel := inTime(ctx, r.Timeout)
+	defer cancel()
 	before, existed := holderOf(n.ring.Claims(), r, id)
 	switch {
 	case existed && r.Container == "":
@@ -54,6 +59,11 @@ func (n *node) attach(ctx context.Context, r control.AttachRequest) (control.Att
 	case r.Container == "":
 		r.Container = containerName(r.Netns, id)
 	}
+	release, err := n.holds.take(ctx, control.Attached{Container: r.Container, Ifname: r.Ifname})
+	if err != nil {
+		return control.AttachReply{}, err
+	}
+	defer release()
 	if other, ok := claimOf(n.ring.Claims(), r.Container, r.Ifname); ok {
 		if at, err := namespaceID(other.NetNS); err == nil && at != id {
 			return control.AttachReply{}, &control.Error{
@@ -65,13 +75,14 @@ func (n *node) attach(ctx context.Context, r control.AttachRequest) (control.Att
 	}
 	claim, err := n.ring.Claim(ctx, ipam.Request{
 		Container: r.Container, IfName: r.Ifname, NetNS: r.Netns, Pod: r.Pod, Address: r.IP,
+		Network: r.Network, Aliases: strings.Join(r.Aliases, " "), Inode: id.ino,
 	})
 	if err != nil {
 		return control.AttachReply{}, err
 	}
 	made, err := n.router.Attach(ctx, router.AttachRequest{
 		Pod:   router.Pod{Name: r.Container, IfName: r.Ifname, V4: claim.V4, V6: claim.V6},
-		NetNS: r.Netns,
+		NetNS: r.Netns, MTU: r.MTU, MAC: r.MAC,
 	})
 	if err != nil {
 		if existed {
@@ -84,7 +95,7 @@ func (n *node) attach(ctx context.Context, r control.AttachRequest) (control.Att
 	}
 	return control.AttachReply{
 		Version: control.Version, Pools: n.pools, Ifname: made.IfName, HostIf: made.HostIf, MTU: made.MTU, Existed: existed,
-		Addresses: valid(made.V4, made.V6), Gateways: valid(made.Gateway4, made.Gateway6),
+		Addresses: valid(made.V4, made.V6), Gateways: valid(made.Gateway4, made.Gateway6), MAC: made.MAC, HostMAC: made.HostMAC,
 	}, nil
 }
 
@@ -101,18 +112,30 @@ func (d *daemon) Detach(ctx context.Context, r control.DetachRequest) (control.D
 func (n *node) detach(ctx context.Context, r control.DetachRequest) (control.DetachReply, error) {
 	reply := control.DetachReply{Version: control.Version}
 	for _, c := range detached(n.ring.Claims(), r) {
-		if err := n.router.Detach(ctx, c.Container, c.IfName); err != nil {
-			return reply, err
-		}
-		released, err := n.ring.Release(ctx, c.Container, c.IfName)
+		release, err := n.holds.take(ctx, control.Attached{Container: c.Container, Ifname: c.IfName})
 		if err != nil {
 			return reply, err
 		}
-		for _, c := range released {
-			reply.Addresses = append(reply.Addresses, addresses(c)...)
+		released, err := n.takeBack(ctx, c)
+		release()
+		if err != nil {
+			return reply, err
 		}
+		reply.Addresses = append(reply.Addresses, released...)
 	}
 	return reply, nil
+}
+
+// takeBack is for who holds the attachment.
+func (n *node) takeBack(ctx context.Context, c ipam.Claim) (all []netip.Addr, err error) {
+	if err := n.router.Detach(ctx, c.Container, c.IfName); err != nil {
+		return nil, err
+	}
+	released, err := n.ring.Release(ctx, c.Container, c.IfName)
+	for _, c := range released {
+		all = append(all, addresses(c)...)
+	}
+	return all, err
 }
 
 // A namespace has many names: a file under /run/netns, any process in it, a path of the container runtime. Claims are found
@@ -146,6 +169,12 @@ func (id namespace) holds(c ipam.Claim) bool {
 	return err == nil && at == id && !strings.HasPrefix(c.Container, netnsPrefix)
 }
 
+// cannotHold reports, without a question to the kernel for each of hundreds of claims, that a claim is of another namespace:
+// neither the words nor the namespace that it was made with are those of id at path.
+func (id namespace) cannotHold(c ipam.Claim, path string) bool {
+	return c.Inode != 0 && c.Inode != id.ino && c.NetNS != path
+}
+
 // container names a namespace after itself.
 func (id namespace) container() string { return fmt.Sprintf("%s%d", netnsPrefix, id.ino) }
 
@@ -170,7 +199,7 @@ func netnsName(path string) string {
 // holderOf finds the claim of the namespace that r means, whatever it was called when it was attached.
 func holderOf(claims []ipam.Claim, r control.AttachRequest, id namespace) (ipam.Claim, bool) {
 	i := slices.IndexFunc(claims, func(c ipam.Claim) bool {
-		return c.IfName == r.Ifname && (r.Container == "" || c.Container == r.Container) && id.holds(c)
+		return c.IfName == r.Ifname && (r.Container == "" || c.Container == r.Container) && !id.cannotHold(c, r.Netns) && id.holds(c)
 	})
 	if i < 0 {
 		return ipam.Claim{}, false
@@ -194,6 +223,8 @@ func detached(claims []ipam.Claim, r control.DetachRequest) []ipam.Claim {
 		switch {
 		case r.Container != "":
 			return c.Container == r.Container
+		case alive && id.cannotHold(c, r.Netns) && c.Container != netnsName(r.Netns):
+			return false
 		case alive && id.holds(c):
 			return true
 		case r.Netns == "":

@@ -76,7 +76,7 @@ func TestRefusals(t *testing.T) {
 		{
 			"the pool is too small", "", "",
 			[]string{"init=true", "pool=10.9.0.0/24", "expect-nodes=100"},
-			"weft: pool 10.9.0.0/24 is too small for 100 nodes (it has 64 blocks to hand out, and needs twice as many as nodes). Choose a wider --pool",
+			"weft: pool 10.9.0.0/24 is too small for 100 nodes (it has 64 blocks to hand out, and needs twice as many as nodes). Choose a wider --pool, such as 10.9.0.0/18",
 		},
 		{
 			"the token is none", "", "", []string{"join=hello"}, "weft: ",

@@ -9,8 +9,11 @@ import (
 	"syscall"
 
 	"weft/crypto/tlv"
+	"weft/ipam"
 	"weft/mesh/join"
 	"weft/prog/control"
+	"weft/router"
+	"weft/router/host"
 )
 
 // explain makes a sentence for people of an error of the parts.
@@ -19,9 +22,21 @@ func explain(err error) error {
 	var refused *join.Error
 	var inUse *stateInUseError
 	var newer *tlv.VersionError
+	var name *host.IfNameError
+	var namespace *host.NetNSError
 	switch {
 	case err == nil || errors.As(err, &told):
 		return err
+	case errors.Is(err, ipam.ErrNoAddress), errors.Is(err, ipam.ErrNotReady), errors.Is(err, router.ErrNotReady):
+		return &control.Error{Code: control.NotReady, Message: err.Error()}
+	case errors.Is(err, ipam.ErrTaken):
+		return &control.Error{Code: control.Conflict, Message: err.Error()}
+	case errors.Is(err, ipam.ErrNotOurs), errors.Is(err, ipam.ErrBadRequest):
+		return &control.Error{Code: control.Usage, Message: err.Error()}
+	case errors.As(err, &name):
+		return &control.Error{Code: control.Conflict, Message: name.Error()}
+	case errors.As(err, &namespace):
+		return &control.Error{Code: control.NotFound, Message: namespace.Error()}
 	case errors.As(err, &refused):
 		code := control.Failed
 		switch refused.Code {

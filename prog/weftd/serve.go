@@ -2,6 +2,7 @@ package weftd
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"weft/mesh/peer"
@@ -71,10 +72,13 @@ func (d *daemon) IPList(context.Context) (control.Claims, error) {
 	}
 	for _, c := range n.ring.Claims() {
 		for _, a := range addresses(c) {
-			list.Claims = append(list.Claims, control.Claim{
-				Address: a, Container: c.Container, Ifname: c.IfName, Netns: c.NetNS,
-				Pod: c.Pod, Created: c.Created.UTC().Format(time.RFC3339),
-			})
+			one := control.Claim{Address: a, Container: c.Container, Created: c.Created.UTC().Format(time.RFC3339)}
+			if c.ByHand() {
+				list.Reserved = append(list.Reserved, one)
+				continue
+			}
+			one.Ifname, one.Netns, one.Pod, one.Aliases = c.IfName, c.NetNS, c.Pod, strings.Fields(c.Aliases)
+			list.Claims = append(list.Claims, one)
 		}
 	}
 	return list, nil

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"weft/plugin/docker"
 )
 
 // Setting is one value of Config as operators write it: the same word is the flag, the key in the file and the start
@@ -33,6 +36,9 @@ func (s Setting) Set(c *Config, value string) error {
 
 // Get is the value as Set would take it. That of a token is blotted out.
 func (s Setting) Get(c Config) string { return s.get(c) }
+
+// many reports whether the setting takes a list.
+func (s Setting) many() bool { return strings.HasSuffix(s.Arg, "…") }
 
 // Settings lists every setting, those that every command shares first.
 func Settings() []Setting {
@@ -245,15 +251,71 @@ func Settings() []Setting {
 			},
 		},
 		{
+			Key: "remove-after", Arg: "D",
+			Help: "silence after which an issuer removes a member, such as 30d or 12h, or never (default 30d; 10 min without a vote)",
+			set: func(c *Config, v string) (err error) {
+				c.RemoveAfter, err = parseSpan(v)
+				return err
+			},
+			get: func(c Config) string {
+				switch {
+				case c.RemoveAfter < 0:
+					return "never"
+				case c.RemoveAfter == 0:
+					return ""
+				}
+				return c.RemoveAfter.String()
+			},
+		},
+		{
 			Key: "strict-restart", Help: "after a start, serve nothing until a quorum of the cluster has answered",
 			set: setSwitch(func(c *Config) *bool { return &c.StrictRestart }),
 			get: func(c Config) string { return showSwitch(c.StrictRestart) },
+		},
+		{
+			Key: "docker", Help: "be a network plugin of the Docker on this machine, by " + docker.DefaultSocket,
+			set: setSwitch(func(c *Config) *bool { return &c.Docker }),
+			get: func(c Config) string { return showSwitch(c.Docker) },
+		},
+		{
+			Key: "reclaim-after", Arg: "DURATION", Help: "release addresses of pods whose namespace is gone for so long (default 10m)",
+			set: func(c *Config, v string) error {
+				d, err := time.ParseDuration(v)
+				if err != nil || d < time.Second {
+					return want(v, "a duration of a second or more, such as 10m")
+				}
+				c.ReclaimAfter = d
+				return nil
+			},
+			get: func(c Config) string {
+				if c.ReclaimAfter == 0 {
+					return ""
+				}
+				return c.ReclaimAfter.String()
+			},
+		},
+		{
+			Key: "address-rest", Arg: "DURATION", Help: "how long a released address rests before another pod gets it (default 1m)",
+			set: func(c *Config, v string) error {
+				d, err := time.ParseDuration(v)
+				if err != nil || d < time.Second {
+					return want(v, "a duration of a second or more, such as 1m")
+				}
+				c.AddressRest = d
+				return nil
+			},
+			get: func(c Config) string {
+				if c.AddressRest == 0 {
+					return ""
+				}
+				return c.AddressRest.String()
+			},
 		},
 	}
 }
 
 // transportNames are the transports of this build, best first.
-func transportNames() []string { return []string{"vxlan", "sleeve"} }
+func transportNames() []string { return []string{"vxlan", "wireguard", "wireguard-user", "sleeve"} }
 
 // ParseAdvertise reads an address with a port or without; port 0 stands for that of Config.Listen.
 func ParseAdvertise(s string) (netip.AddrPort, error) {
@@ -314,6 +376,27 @@ func parsePrefixes(s string) ([]netip.Prefix, error) {
 	}
 	return all, nil
 }
+
+// parseSpan reads a duration that may be given in days; never is negative.
+func parseSpan(v string) (time.Duration, error) {
+	if v == "never" {
+		return -1, nil
+	}
+	d, err := time.ParseDuration(v)
+	if days, ok := strings.CutSuffix(v, "d"); ok {
+		var n int
+		if n, err = strconv.Atoi(days); n > 0 && n < 36500 {
+			d = time.Duration(n) * 24 * time.Hour
+		}
+	}
+	if err != nil || d < minRemoveAfter {
+		return 0, want(v, "a time of at least "+minRemoveAfter.String()+", such as 30d or 12h, or never")
+	}
+	return d, nil
+}
+
+// minRemoveAfter is longer than a member is silent when it is started anew.
+const minRemoveAfter = 10 * time.Second
 
 func setPath(field func(*Config) *string) func(*Config, string) error {
 	return func(c *Config, v string) error {

@@ -61,10 +61,9 @@ func configPage() string {
 	var b strings.Builder
 	b.WriteString(`# Configuration
 
-Every setting is a flag of ` + "`weft up`" + ` (` + "`--name alpha`" + `) and a key of the configuration file (` + "`name: alpha`" + `), ` + "`" + DefaultConfig + "`" + `
-unless ` + "`--config`" + ` or ` + "`WEFT_CONFIG`" + ` names another; the file need not exist. Some are environment variables too. A flag wins over
-the variable, the variable over the file. Lists are separated by commas, or are YAML lists in the file. A key that does not exist
-is an error. ` + "`weft config check`" + ` reads the file as the daemon would and prints what is then in force.
+Every setting is a flag of ` + "`" + `weft up` + "`" + ` (` + "`" + `--name alpha` + "`" + `) and a key of the configuration file (` + "`" + `name: alpha` + "`" + `), ` + "`" + `/etc/weft/weft.yaml` + "`" + `
+unless ` + "`" + `--config` + "`" + ` or ` + "`" + `WEFT_CONFIG` + "`" + ` names another; the file need not exist. Some are environment variables too. A flag wins over
+the variable, the variable over the file.
 
 | Key | Value | Variable | Meaning |
 |---|---|---|---|
@@ -83,7 +82,46 @@ is an error. ` + "`weft config check`" + ` reads the file as the daemon would an
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", key, value, env, s.Help)
 	}
-	b.WriteString("\n¹ means the same for every command.\n")
+	b.WriteString(`
+¹ means the same for every command.
+
+## Values
+
+| Value | is written |
+|---|---|
+| ` + "`" + `ADDR` + "`" + ` | an address with a port, ` + "`" + `192.0.2.7:6783` + "`" + ` or ` + "`" + `[2001:db8::7]:6783` + "`" + `, or a port alone, ` + "`" + `:6783` + "`" + `; for ` + "`" + `advertise` + "`" + ` the port may be left out |
+| ` + "`" + `CIDR` + "`" + ` | a network without host bits, ` + "`" + `10.32.0.0/12` + "`" + ` |
+| ` + "`" + `CIDR,…` + "`" + `, ` + "`" + `ADDR,…` + "`" + `, ` + "`" + `NAME,…` + "`" + ` | several of them with commas between them, or in the file as a YAML list |
+| ` + "`" + `DIR` + "`" + `, ` + "`" + `PATH` + "`" + ` | an absolute path |
+| ` + "`" + `D` + "`" + `, ` + "`" + `DURATION` + "`" + ` | a number with its unit: ` + "`" + `90s` + "`" + `, ` + "`" + `10m` + "`" + `, ` + "`" + `12h` + "`" + `; for ` + "`" + `remove-after` + "`" + ` also days, ` + "`" + `30d` + "`" + ` |
+| ` + "`" + `TOKEN` + "`" + ` | the token, ` + "`" + `@FILE` + "`" + ` for the file that holds it, or ` + "`" + `-` + "`" + ` for standard input |
+| ` + "`" + `true` + "`" + ` or ` + "`" + `false` + "`" + ` | these two words; ` + "`" + `yes` + "`" + ` and ` + "`" + `on` + "`" + ` are none. As a flag the name alone: ` + "`" + `--docker` + "`" + ` |
+
+Quote in the file what YAML reads as something else: ` + "`" + `":6783"` + "`" + `, ` + "`" + `"-"` + "`" + `, ` + "`" + `"@/root/token"` + "`" + `.
+
+## The file
+
+It is YAML, one document, one line per setting. It is read strictly: a key that does not exist is an error, with the nearest one
+that does; so is one that is set twice, a value of the wrong kind or without its unit, and a list where one value is wanted. A
+daemon with such a file does not start, and a running one is not affected: the file is read at the start only.
+
+` + "`" + `weft config check [FILE]` + "`" + ` reads it as the daemon would, and prints what is then in force, defaults included; a token is blotted
+out. Otherwise it prints every problem with its line, ` + "`" + `weft.yaml:3: …` + "`" + `. It also looks at the file's mode: nobody but its owner may
+change it, for weft runs as root, and nobody else may read it if a token is in it.
+
+| exit status | means |
+|---|---|
+| 0 | the file is good, or is not there and was not asked for by name |
+| 1 | something is wrong; or the file that was asked for cannot be read |
+| 2 | the command was called wrongly |
+
+An example with much of what there is, [examples/weft.yaml](../examples/weft.yaml):
+
+<!-- run -->
+` + "`" + `` + "`" + `` + "`" + `sh
+weft config check examples/weft.yaml
+` + "`" + `` + "`" + `` + "`" + `
+`)
 	return b.String()
 }
 

@@ -23,9 +23,12 @@ import (
 // (ipam's); what is here changes with membership, a few times a day.
 //
 //	identity.key   this life of the node (PEM, Ed25519)      root.key    the cluster's root key, where it is held
-//	noise.key      key of the sleeve (PEM, X25519)           wire.epoch  how many times a wire was given an identity
+//	clients.key, clients   key for clients from outside, and who they are
+//	noise.key, wireguard.key   of the transports (PEM, X25519)   wire.epoch  how many times a wire was given an identity
 //	membership     the cluster, this node's certificate      roster, records, self   what gossip taught and was told
 //	join-promises  nodes that this one agreed to admit       weft.db     ring and claims
+//	silence        how long members were not heard           identity.next, weft.db.next, reborn   see rebirth.go
+//	docker.json    Docker's networks and containers          docker-peers   those of other machines
 //	sysctls        what the machine had before               lock        held by the running daemon
 //	wire.sock, wire.log   of the data-plane process
 type stateDir struct {
@@ -38,23 +41,35 @@ const (
 	fileIdentity   = "identity.key"
 	fileRoot       = "root.key"
 	fileNoise      = "noise.key"
+	fileWireGuard  = "wireguard.key"
+	fileClientKey  = "clients.key"
+	fileClients    = "clients"
 	fileWireEpoch  = "wire.epoch"
 	fileMembership = "membership"
 	filePromises   = "join-promises" // the join's, like the three below the mesh's
 	fileRoster     = "roster"
 	fileRecords    = "records"
 	fileSelf       = "self"
+	fileSilence    = "silence"
+	fileDocker     = "docker.json"
+	fileSegments   = "docker-peers"
 	fileUndo       = "sysctls"
 	fileDB         = "weft.db"
 	fileLock       = "lock"
 	fileWireSocket = "wire.sock"
 	fileWireLog    = "wire.log"
+
+	fileNextIdentity = "identity.next"
+	fileNextDB       = "weft.db.next"
+	fileReborn       = "reborn"
 )
 
 // life lists the files that belong to one life of the node, and rest those that stay when it leaves.
 func stateFiles() (life, rest []string) {
 	return []string{
-			fileMembership, fileIdentity, fileRoot, fileNoise, fileWireEpoch, filePromises, fileDB, fileRoster, fileRecords, fileSelf,
+			fileMembership, fileIdentity, fileRoot, fileNoise, fileWireGuard, fileClientKey, fileClients, fileWireEpoch, filePromises, fileDB, fileRoster, fileRecords, fileSelf,
+			fileDocker, fileSegments,
+			fileSilence, fileNextIdentity, fileNextDB, fileReborn,
 		},
 		[]string{fileUndo, fileWireLog, fileWireSocket, fileLock}
 }
@@ -207,7 +222,8 @@ func (s *stateDir) purge() error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	if err := os.Remove(s.path); err != nil && !errors.Is(err, syscall.EBUSY) { // a mount point stays, empty
+	// A mount point stays, empty, and so does what systemd made for the daemon in a file system that is read-only to it.
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.EROFS) {
 		return stateError(s.path, "remove", err)
 	}
 	return nil
@@ -267,25 +283,33 @@ func (s *stateDir) Load(name string) ([]byte, error) {
 func (s *stateDir) Save(name string, b []byte) error { return s.write(name, b) }
 
 // noiseKey reads the sleeve's key, or makes and stores one.
-func (s *stateDir) noiseKey() (*ecdh.PrivateKey, error) {
-	b, err := s.read(fileNoise)
+func (s *stateDir) noiseKey() (*ecdh.PrivateKey, error) { return s.x25519(fileNoise) }
+
+// wireGuardKey reads the key of the WireGuard devices, or makes and stores one.
+func (s *stateDir) wireGuardKey() (*ecdh.PrivateKey, error) { return s.x25519(fileWireGuard) }
+
+// clientKey reads the key that clients from outside know, or makes and stores one.
+func (s *stateDir) clientKey() (*ecdh.PrivateKey, error) { return s.x25519(fileClientKey) }
+
+func (s *stateDir) x25519(name string) (*ecdh.PrivateKey, error) {
+	b, err := s.read(name)
 	if errors.Is(err, errNoState) {
 		k, err := ecdh.X25519().GenerateKey(rand.Reader)
 		if err != nil {
-			return nil, fmt.Errorf("make sleeve key: %w", err)
+			return nil, fmt.Errorf("make %s: %w", name, err)
 		}
-		return k, s.writeKey(fileNoise, k)
+		return k, s.writeKey(name, k)
 	}
 	if err != nil {
 		return nil, err
 	}
 	key, err := parsePEM(b)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.file(fileNoise), err)
+		return nil, fmt.Errorf("read %s: %w", s.file(name), err)
 	}
 	k, ok := key.(*ecdh.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("read %s: is a %T, want X25519", s.file(fileNoise), key)
+		return nil, fmt.Errorf("read %s: is a %T, want X25519", s.file(name), key)
 	}
 	return k, nil
 }

@@ -57,7 +57,10 @@ func (n *node) status(s *control.Status) {
 	}
 	_, s.Node.Voter = n.member.certificate.Voter()
 	_, s.Node.Issuer = roster.Delegation(n.key.ID())
+	end, gone := n.removed()
 	switch {
+	case gone:
+		s.Node.State, s.Node.Reason, s.Node.Voter = control.NodeRemoved, n.whyRemoved(end), false
 	case !routes.Ready:
 		s.Node.State, s.Node.Reason = control.NodeJoining, cmp.Or(routes.Reason, "routes and guard are being set up")
 	case ring.State == ipam.StateWaiting:
@@ -94,13 +97,59 @@ func (n *node) status(s *control.Status) {
 		if info.State == peer.Alive {
 			s.Cluster.Alive++
 		}
-		s.Peers = append(s.Peers, peerStatus(info, byPeer[info.ID], blocks[info.ID], time.Now()))
+		if info.State == peer.Removed && n.forgotten(info.ID) && len(blocks[info.ID]) == 0 {
+			continue
+		}
+		line := peerStatus(info, byPeer[info.ID], blocks[info.ID], time.Now())
+		if r, ok := roster.Removal(info.ID); ok {
+			line.Reason = "removed: " + r.Reason.String()
+		}
+		s.Peers = append(s.Peers, line)
 	}
 	s.IPAM = control.IPAM{
 		State: ring.State, Reason: ring.Reason, Blocks: ring.Blocks, Used: uint64(ring.Used),
 		Free: uint64(ring.Free), Unreachable: uint64(ring.Unreachable),
 	}
-	s.Warnings = n.warnings(s.Cluster.Members, routes)
+	if gone {
+		return // the rest is other people's business now
+	}
+	s.Warnings = append(n.warnings(s.Cluster.Members, routes), n.forcedNotes()...)
+	for _, r := range ring.Reclaims {
+		reclaim := n.reclaimOf(r)
+		s.IPAM.Reclaims = append(s.IPAM.Reclaims, reclaim)
+		s.Warnings = append(s.Warnings, reclaim.Reason)
+	}
+}
+
+// reclaimOf is the way of a removed member's space to others, in words.
+func (n *node) reclaimOf(r ipam.Reclaim) control.Reclaim {
+	c := control.Reclaim{ID: r.Node.String(), Name: n.peerName(r.Node), Forced: r.Forced}
+	for _, id := range r.WaitsFor {
+		c.WaitsFor = append(c.WaitsFor, n.peerName(id))
+	}
+	state := "reclaim is under way"
+	switch {
+	case len(c.WaitsFor) > 0:
+		state = "reclaim waits for " + strings.Join(c.WaitsFor, ", ")
+	case r.Problem != "":
+		state = "reclaim waits: " + r.Problem
+	case r.Leader != n.key.ID() && !r.Leader.IsZero():
+		state = "reclaim is led by " + n.peerName(r.Leader)
+	}
+	if r.Forced {
+		state += ", by force"
+	}
+	c.Reason = fmt.Sprintf("%s was removed, and its %d addresses are nobody's yet: %s", c.Name, r.Addresses, state)
+	return c
+}
+
+// shownRemoved is how long a removed member is listed after its space is gone; only eyes depend on it.
+const shownRemoved = 24 * time.Hour
+
+// forgotten reports whether a member was removed long ago, by the clocks of who removed it and of this node.
+func (n *node) forgotten(id peer.ID) bool {
+	r, ok := n.mesh.Roster().Removal(id)
+	return ok && time.Since(r.Created) > shownRemoved
 }
 
 // warnings are about what works, or nearly, but should not stay so.
@@ -196,6 +245,10 @@ func pick(members []peer.Info, word string) (peer.Info, error) {
 	found := byName
 	if len(found) == 0 {
 		found = byID
+	}
+	// Who came back bears the name of its former life, which nobody means any more.
+	if lasting := slices.DeleteFunc(slices.Clone(found), func(f peer.Info) bool { return f.State == peer.Removed }); len(lasting) > 0 {
+		found = lasting
 	}
 	switch len(found) {
 	case 1:

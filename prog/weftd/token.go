@@ -73,6 +73,9 @@ func inviteSeeds(endpoints []netip.AddrPort, self peer.ID) []token.Seed {
 
 // issuer is what this node signs invitations with.
 func (n *node) issuer() (identity.Issuer, error) {
+	if r, ok := n.removed(); ok {
+		return identity.Issuer{}, n.noMember(r)
+	}
 	if d, ok := n.mesh.Roster().Delegation(n.key.ID()); ok {
 		return identity.Issuer{Key: n.key, Delegation: d}, nil
 	}
@@ -134,6 +137,9 @@ func (d *daemon) TokenList(context.Context) (control.Tokens, error) {
 	}
 	roster := n.mesh.Roster()
 	for _, inv := range roster.Invitations() {
+		if roster.Removed(identity.IDOf(inv.Public)) {
+			continue // made for a silent member's return, and nobody's token
+		}
 		list.Tokens = append(list.Tokens, control.Token{
 			ID: inv.ID().String(), Expires: inv.NotAfter.UTC().Format(time.RFC3339),
 			Uses: int(inv.Uses), Used: roster.Uses(inv.ID()), Ephemeral: inv.Ephemeral,

@@ -113,12 +113,7 @@ func (l *wirelink) serve(ctx context.Context) error {
 	}
 	defer l.turn(nil)
 	l.log.Info("wire attached", "started", c.Started(), "pid", c.Hello().PID)
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-c.Done():
-		return c.Err()
-	}
+	return l.attend(ctx, c)
 }
 
 // adopt pushes all that is wanted and makes c the client. A change that comes meanwhile waits, and then goes to c. What
