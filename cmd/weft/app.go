@@ -39,8 +39,12 @@ type entries struct {
 	down func(ctx context.Context, cfg weftd.Config) (bool, error)
 	// doctor asks the machine while no daemon runs.
 	doctor func(ctx context.Context, cfg weftd.Config) (control.Doctor, error)
+	// guard refuses packets of the pools while no daemon runs.
+	guard func(ctx context.Context, cfg weftd.Config) (weftd.Guarded, error)
 	// wire runs the data plane.
 	wire func(ctx context.Context, socket, build string) error
+	// beside starts a data plane that will follow the one that runs.
+	beside func(socket string) error
 }
 
 // realApp is on the real world.
@@ -66,29 +70,16 @@ func (a *app) commands() []*cli.Command {
 	return []*cli.Command{
 		a.initCommand(), a.joinCommand(), a.upCommand(), a.downCommand(), a.leaveCommand(), a.tokenCommand(),
 		a.issuerCommand(),
-		a.attachCommand(), a.detachCommand(), a.ipCommand(),
+		a.attachCommand(), a.detachCommand(), a.ipCommand(), a.clientCommand(),
 		a.statusCommand(), a.peerCommand(), a.pingCommand(), a.doctorCommand(), a.reportCommand(),
-		a.configCommand(), a.versionCommand(),
-		a.wireCommand(),
+		a.configCommand(), a.versionCommand(), a.completionCommand(),
+		a.wireCommand(), a.guardCommand(), a.manualCommand(),
 	}
 }
 
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, argv []string) int {
-	tree := &cli.App{
-		Name:           "weft",
-		Usage:          "join machines anywhere into one encrypted container network",
-		Flags:          globalFlags(),
-		Commands:       a.commands(),
-		HideHelp:       true, // ours knows groups and examples
-		HideVersion:    true,
-		Reader:         a.stdin,
-		Writer:         a.stdout,
-		ErrWriter:      a.stderr,
-		ExitErrHandler: func(*cli.Context, error) {}, // exiting is main's
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usage(err.Error()) },
-	}
-	prepare(tree.Commands, tree.OnUsageError)
+	tree := a.tree()
 	line, err := permute(tree, argv)
 	switch {
 	case err != nil:
@@ -105,6 +96,25 @@ func (a *app) run(ctx context.Context, argv []string) int {
 		fmt.Fprintln(a.stderr, "weft: "+sentence(err, line.path))
 	}
 	return control.ExitCode(err)
+}
+
+// tree is the command line as cli knows it.
+func (a *app) tree() *cli.App {
+	tree := &cli.App{
+		Name:           "weft",
+		Usage:          "join machines anywhere into one encrypted container network",
+		Flags:          globalFlags(),
+		Commands:       a.commands(),
+		HideHelp:       true, // ours knows groups and examples
+		HideVersion:    true,
+		Reader:         a.stdin,
+		Writer:         a.stdout,
+		ErrWriter:      a.stderr,
+		ExitErrHandler: func(*cli.Context, error) {}, // exiting is main's
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usage(err.Error()) },
+	}
+	prepare(tree.Commands, tree.OnUsageError)
+	return tree
 }
 
 // prepare sets what cli does not inherit from a command to the commands below it.

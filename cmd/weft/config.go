@@ -37,14 +37,20 @@ func (a *app) configCheck(c *cli.Context) error {
 	var cfg weftd.Config
 	err := cfg.Load(name)
 	missing := errors.Is(err, fs.ErrNotExist) && !asked
-	if err == nil || missing {
-		if cfg, err = cfg.Complete(); err != nil {
-			err = fmt.Errorf("%s: %w", name, err)
-		}
+	switch {
+	case missing:
+		err = nil
+	case err == nil:
+		err = cfg.CheckFile(name)
+	}
+	complete, invalid := cfg.Complete()
+	if _, unreadable := errors.AsType[weftd.Problems](err); invalid != nil && (err == nil || unreadable) {
+		err = errors.Join(err, fmt.Errorf("%s: %w", name, invalid))
 	}
 	if err != nil {
-		return &control.Error{Code: control.Failed, Message: err.Error()}
+		return a.badConfig(err)
 	}
+	cfg = complete
 	inForce := map[string]string{}
 	for _, s := range weftd.Settings() {
 		if v := s.Get(cfg); v != "" {
@@ -69,4 +75,26 @@ func (a *app) configCheck(c *cli.Context) error {
 		}
 	}
 	return nil
+}
+
+// badConfig shows every problem on a line of its own, the last one as the error.
+func (a *app) badConfig(err error) error {
+	all := leaves(err)
+	for _, p := range all[:len(all)-1] {
+		a.say("weft: %v", p)
+	}
+	return &control.Error{Code: control.Failed, Message: all[len(all)-1].Error()}
+}
+
+// leaves lists the problems in a joined error.
+func leaves(err error) []error {
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range many.Unwrap() {
+		all = append(all, leaves(e)...)
+	}
+	return all
 }

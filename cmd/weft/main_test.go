@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,8 +104,26 @@ func notedEntries(a *app) entries {
 				{Name: "tun", State: control.CheckFailed, Reason: "there is no /dev/net/tun", Hint: "Try: modprobe tun"},
 			}}, nil
 		},
+		guard: func(_ context.Context, cfg weftd.Config) (weftd.Guarded, error) {
+			_, err := os.Stat(filepath.Join(cfg.State, "cluster"))
+			if errors.Is(err, fs.ErrNotExist) {
+				return weftd.Guarded{}, nil
+			}
+			for _, p := range cfg.NoMasquerade {
+				fmt.Fprintln(a.stdout, "but", p)
+			}
+			_, err = os.Stat(filepath.Join(cfg.State, "daemon"))
+			return weftd.Guarded{
+				Pools: []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), netip.MustParsePrefix("fd00::/96")},
+				Made:  true, Running: err == nil,
+			}, nil
+		},
 		wire: func(_ context.Context, socket, _ string) error {
 			fmt.Fprintln(a.stdout, "wire at", socket)
+			return nil
+		},
+		beside: func(socket string) error {
+			fmt.Fprintln(a.stdout, "beside", socket)
 			return nil
 		},
 	}

@@ -30,6 +30,7 @@ func (a *app) peerCommand() *cli.Command {
 				Description: "weft peer show beta",
 				Action:      a.ask(1, 1, a.peerShow),
 			},
+			a.peerRemoveCommand(),
 		},
 	}
 }

@@ -44,6 +44,7 @@ func (a *app) up(c *cli.Context) error {
 	}
 	cfg.Log = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	cfg.Build = buildVersion()
+	cfg.WireUnit, _ = a.lookup("WEFT_WIRE_UNIT") // set by weft.service
 	cfg.Founded = func(r control.InitReply) { a.showFounded(r) }
 	cfg.Addressed = func(t control.TokenReply) {
 		a.say("This machine has an address now. On every other machine, before %s, type:", t.Expires)

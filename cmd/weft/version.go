@@ -32,6 +32,9 @@ func (a *app) versionCommand() *cli.Command {
 	}
 }
 
+// release is the version of a release, written by the linker; empty in any other build.
+var release string
+
 // build is what the Go toolchain wrote into the binary.
 type build struct {
 	Version  int    `json:"version"`
@@ -61,6 +64,8 @@ func readBuild() build {
 		}
 	}
 	switch v := info.Main.Version; {
+	case release != "":
+		b.Build = release
 	case v != "" && v != "(devel)":
 		b.Build = v
 	case b.Commit != "":

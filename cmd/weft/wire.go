@@ -16,6 +16,9 @@ func (a *app) wireCommand() *cli.Command {
 		Hidden:    true,
 		Usage:     "run the data plane; the daemon starts it",
 		ArgsUsage: "[SOCKET]",
+		Flags: []cli.Flag{&cli.BoolFlag{
+			Name: "beside", Usage: "start one that will follow the one that runs; for the unit's reload",
+		}},
 		Action: a.act(0, 1, func(c *cli.Context) error {
 			socket := c.Args().First()
 			if socket == "" {
@@ -24,6 +27,9 @@ func (a *app) wireCommand() *cli.Command {
 					return err
 				}
 				socket = filepath.Join(cmp.Or(cfg.State, weftd.DefaultState), "wire.sock")
+			}
+			if c.Bool("beside") {
+				return a.entries.beside(socket)
 			}
 			return a.entries.wire(c.Context, socket, buildVersion())
 		}),
