@@ -38,6 +38,7 @@ var directions = []direction{
 	{"mesh/path", []string{"mesh/peer"}, "the choice of a path is a pure machine"},
 
 	{"ipam", []string{"ipam/...", "mesh/peer", "crypto/..."}, "addresses know nothing of gossip and packets: prog/weftd/glue.go joins them"},
+	{"ipam/ipamsim", []string{"ipam", "ipam/ring", "mesh/peer"}, "the simulator drives ipam by what any program can call, and makes all else itself"},
 	{"ipam/ring", []string{"mesh/peer", "crypto/..."}, "the ring is a pure CRDT"},
 	{"ipam/space", []string{"ipam/ring", "mesh/peer"}, "free addresses are counted, not agreed on"},
 
@@ -46,22 +47,30 @@ var directions = []direction{
 	{"router/host/hosttest", []string{"router/host", "mesh/peer"}, "the fake stands in for host alone"},
 	{"router/vxlan", []string{"router", "router/host", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
 	{"router/sleeve", []string{"router", "router/host", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
+	{"router/wireguard", []string{"router", "router/host", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
 
 	{"prog/control", nil, "the command line and the container runtime link it, so it costs nothing"},
 	{"prog/control/controltest", []string{"prog/control"}, "the same"},
 	{"prog/wire", []string{"router", "router/sleeve", "crypto/...", "mesh/peer"}, "the data plane outlives the daemon and must not need it"},
 	{
 		"prog/weftd",
-		[]string{"mesh/...", "ipam/...", "router/...", "crypto/...", "prog/wire", "prog/control"},
+		[]string{"mesh/...", "ipam/...", "router/...", "crypto/...", "prog/wire", "prog/control", "plugin/docker"},
 		"the daemon joins the parts and is imported by programs only",
 	},
+
+	{"plugin/docker", nil, "it answers dockerd with what its Node does; how a machine does it is the daemon's"},
+
+	{"plugin/cni", []string{"prog/control"}, "the runtime starts it for every pod: it translates, and the daemon does the work"},
+	{"cmd/weft-cni", []string{"plugin/cni", "prog/control"}, "the program that runtimes start has nothing in it that they do not need"},
+
+	{"prog/release", nil, "what people download is made of files, whatever the programs are"},
 
 	{"cmd", []string{"prog/weftd", "prog/wire", "prog/control", "crypto/token"}, "a command parses, asks and renders; what it asks for lives in prog"},
 	{"test", []string{"..."}, "tests may look at everything"},
 }
 
 // Test files may also import the laboratories.
-var laboratories = []string{"test/netlab", "test/corpus", "mesh/meshtest", "router/host/...", "prog/control/controltest"}
+var laboratories = []string{"test/netlab", "test/corpus", "mesh/meshtest", "ipam/ipamsim", "router/host/...", "prog/control/controltest"}
 
 // A home is the only place of a third-party module. What is not listed has no place at all.
 type home struct {
@@ -79,9 +88,12 @@ var homes = []home{
 	{"go.etcd.io/bbolt", []string{"ipam"}, "the store of ipam"},
 	{"github.com/flynn/noise", []string{"crypto/noise"}, "crypto/noise"},
 	{"github.com/gaissmai/bart", []string{"router/sleeve"}, "router/sleeve"},
+	{"github.com/containernetworking/cni", []string{"plugin/cni"}, "plugin/cni: only it speaks to container runtimes"},
 	{"github.com/urfave/cli", []string{"cmd"}, "cmd: only commands talk to people"},
 	{"go.yaml.in/yaml", []string{"prog/weftd"}, "prog/weftd"},
-	{"golang.zx2c4.com/wireguard", []string{"test/bench"}, "nothing yet: it is what benchmarks compare with"},
+	{"golang.zx2c4.com/wireguard/wgctrl", []string{"router/wireguard"}, "router/wireguard"},
+	{"golang.zx2c4.com/wireguard", []string{"prog/wire", "test/bench"}, "the wire, which runs it"},
+	{"rsc.io/qr", []string{"cmd"}, "cmd: only commands draw"},
 	{"golang.org/x/crypto", []string{"crypto"}, "crypto"},
 	{"golang.org/x/term", []string{"cmd", "test/demo"}, "cmd: only commands know terminals"},
 	{"golang.org/x/net", []string{"router", "prog/weftd", "test"}, "the standard library"},

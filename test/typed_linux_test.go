@@ -97,7 +97,7 @@ mount -t tmpfs tmpfs /run
 mkdir /run/netns
 mount -t tmpfs tmpfs /var/lib
 mount -t tmpfs tmpfs %[2]s
-for d in /etc /usr/local/bin %[3]s; do
+for d in /etc /opt /usr/local/bin %[3]s; do
 	mkdir -p %[2]s/up$d %[2]s/work$d
 	mount -t overlay -o lowerdir=$d,upperdir=%[2]s/up$d,workdir=%[2]s/work$d overlay $d
 done

@@ -180,7 +180,7 @@ func TestEveryErrorIsExplained(t *testing.T) {
 // for what differs.
 func TestQuotedErrorsAreReal(t *testing.T) {
 	var source strings.Builder
-	for _, f := range sources(t, "mesh", "crypto", "prog", "cmd", "ipam", "router") {
+	for _, f := range sources(t, "mesh", "crypto", "prog", "cmd", "ipam", "router", "plugin") {
 		ast.Inspect(f, func(n ast.Node) bool {
 			e, ok := n.(ast.Expr)
 			if !ok {
@@ -224,7 +224,7 @@ func whole(e ast.Expr) string {
 // The table of log keys is complete, and has no others.
 func TestLogKeysAreInTheTable(t *testing.T) {
 	used := map[string]string{}
-	for path, f := range sources(t, "cmd", "prog", "mesh", "ipam", "router", "crypto") {
+	for path, f := range sources(t, "cmd", "prog", "mesh", "ipam", "router", "crypto", "plugin") {
 		ast.Inspect(f, func(n ast.Node) bool {
 			call, ok := n.(*ast.CallExpr)
 			if !ok {

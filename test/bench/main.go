@@ -1,6 +1,6 @@
 // Bench is `make bench`: it holds weft's sleeve and VXLAN against wireguard-go, the kernel's VXLAN made by hand and a plain
 // cable, all on the same topology of network namespaces, and prints the table of ratios that the bars are set on; then how
-// long an attach and a join take, and what the daemon weighs.
+// long an attach and a join take, what the daemon weighs, and what becomes of hundreds of attaches and detaches at once.
 //
 // A ratio is taken between two measurements made one right after the other, many times in one run, and told as the median of
 // those ratios with its interval: what else the machine does hits both sides. Figures of a single run without its partner
@@ -34,7 +34,7 @@ func main() {
 	flag.StringVar(&o.programs.Probe, "labprobe", ".build/labprobe", "the program that makes traffic (test/labprobe)")
 	flag.IntVar(&o.pairs, "pairs", 10, "pairs of measurements for each ratio")
 	flag.DurationVar(&o.length, "for", time.Second, "length of one measurement")
-	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, and life")
+	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, life, and burst")
 	flag.StringVar(&pick, "pick", "", "compare only contenders whose pair matches this expression, such as 'sleeve / wireguard'")
 	flag.StringVar(&o.column, "column", "", "only this column: off or on")
 	flag.StringVar(&o.other, "other", "", "another build of weft: hold the sleeve against that one's, and nothing else")
@@ -69,6 +69,7 @@ type options struct {
 	duels            []duel
 	column           string // empty: both
 	life             bool
+	burst            bool
 	verbose          bool
 }
 
@@ -89,6 +90,7 @@ func (o *options) choose(only, pick string) error {
 		}
 	}
 	o.life = o.other == "" && pick == "" && re.MatchString("life")
+	o.burst = o.other == "" && pick == "" && re.MatchString("burst")
 	switch {
 	case len(o.duels) == 0:
 		return fmt.Errorf("-pick: nothing is called %q", pick)
@@ -140,6 +142,11 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	}
 	if o.life {
 		if err := inLab(ctx, func(l *netlab.Lab) error { return life(ctx, out, l, o) }); err != nil {
+			return err
+		}
+	}
+	if o.burst {
+		if err := inLab(ctx, func(l *netlab.Lab) error { return burst(ctx, out, l, o) }); err != nil {
 			return err
 		}
 	}

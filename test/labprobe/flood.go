@@ -109,7 +109,8 @@ func floodAt(ctx context.Context, e echoer, count, size int, pause, wait time.Du
 				return
 			}
 			if !end.IsZero() && now.After(end) {
-				r.LongestGap = max(r.LongestGap, now.Sub(last).Seconds())
+				// Waiting for the lost ones, after the last was sent, is no gap.
+				r.LongestGap = max(r.LongestGap, end.Add(-wait).Sub(last).Seconds())
 				return
 			}
 		}

@@ -1,0 +1,33 @@
+#!/bin/sh
+# First process of the virtual machine: mounts, finds the ports to the outside, runs /work/run, tells its status, ends.
+export PATH=/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/net /dev/pts /dev/shm
+mount -t devpts pts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
+mkdir -p /run/netns
+[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
+ln -s /proc/self/fd /dev/fd
+hostname vm
+ip link set lo up
+modprobe virtio_pci 2>/dev/null
+modprobe virtio_console 2>/dev/null
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+	[ "$(ls /sys/class/virtio-ports 2>/dev/null | wc -l)" -ge 2 ] && break
+	sleep 0.1
+done
+for p in /sys/class/virtio-ports/*; do
+	case $(cat $p/name) in
+	out) out=/dev/${p##*/} ;;
+	control) control=/dev/${p##*/} ;;
+	esac
+done
+modprobe nf_tables 2>/dev/null # what nf_tables needs more it asks for by itself
+sh /work/run </dev/null >$out 2>&1
+echo "status $?" >$control
+sync
+poweroff -f
