@@ -13,7 +13,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 TOOL    := $(GO) tool -modfile=tools/go.mod
 # Product packages build everywhere; what makes namespaces is Linux only.
-LAB     := /test/(netlab|cluster|demo|e2e|bench)
+LAB     := /test/(netlab|cluster|demo|e2e|bench|install|runtimes)
 # Packages whose tests build and start whole clusters: one at a time, without the race detector's slowness.
 NETWORK := /test/
 # All others run plain and under the race detector; there in two parts, since Go 1.26's detector crashes now and then
@@ -25,6 +25,13 @@ RACED   = $$($(IMPORTS) | awk '$$1 !~ "/test(/|$$)" && !/testing.synctest/ { pri
 IMPORTS := $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./...
 STORIES = $$($(GO) list ./... | grep '$(NETWORK)')
 RACE    := env CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -json -count=1 -timeout 15m
+# Lives of clusters that make sim plays; or one of them with everything said, by its seed or from a file.
+SEEDS ?= 2000
+FIRST ?= 0
+SEED  ?=
+PLAN  ?=
+SIM    = $(GO) test -count=1 -timeout 120m $(1) -run '$(if $(SEED)$(PLAN),^TestSeeds$$,^Test(Seeds|Autoscaling|AThousand|Schedule15))' \
+         ./ipam/ipamsim -args -full -seeds $(SEEDS) -first $(FIRST) $(if $(SEED),-seed $(SEED)) $(if $(PLAN),-plan $(abspath $(PLAN)))
 # For each fuzz target, and for each benchmark.
 FUZZTIME  ?= 30s
 BENCHTIME ?= 1s
@@ -60,6 +67,7 @@ test: build lab-programs ## what CI runs: lint, unit tests, race detector, netwo
 	@rm -f $(OUT)/tally
 	@$(STAGE) -stage lint -- $(MAKE) --no-print-directory lint
 	@$(STAGE) -stage unit -- $(GO) test -json -count=1 -shuffle=on -run '$(RUN)' $(PLAIN)
+	@$(STAGE) -stage simulator -- $(call SIM,-json)
 	@$(STAGE) -stage 'race, made time' -- $(RACE) -cpu 1 -run '$(RUN)' $(BUBBLED)
 	@$(STAGE) -stage 'race, real time' -- $(RACE) -run '$(RUN)' $(RACED)
 	@$(STAGE) -stage network -- $(GO) test -json -count=1 -p 1 -timeout 15m -run '$(RUN)' $(STORIES)
@@ -70,6 +78,41 @@ test-long: build lab-programs ## the long matrices too: stories under the race d
 	@rm -f $(OUT)/tally
 	@$(STAGE) -stage unit -- env WEFT_TEST_LONG=1 $(GO) test -json -count=3 -shuffle=on -timeout 60m -run '$(RUN)' $(PLAIN)
 	@$(STAGE) -stage network -- env WEFT_TEST_LONG=1 CGO_ENABLED=1 $(GO) test -json -count=3 -race -p 1 -timeout 60m -run '$(RUN)' $(STORIES)
+	@$(OUT)/count -sum -tally $(OUT)/tally
+
+.PHONY: release
+release: ## dist/: archives, deb, rpm, images, SHA256SUMS for amd64 and arm64 (VERSION=v0.1.0; default: the tag)
+	@cd tools/release && $(GO) build -o ../../$(OUT)/release .
+	@$(OUT)/release -o dist $(if $(VERSION),-version $(VERSION))
+
+.PHONY: test-release
+test-release: ## two releases in different folders have the same bytes; the deb on a Debian; arm64 under qemu
+	@cd tools/release && $(GO) test -count=1 -v -timeout 30m .
+	@WEFT_TEST_LONG=1 $(GO) test -count=1 -v -timeout 30m ./test/install
+	@$(MAKE) --no-print-directory test-arm64
+
+# What is pure, or asks the kernel for sockets and files only: qemu-user knows neither namespaces nor who is at the other end.
+ARM64 := ./crypto/... ./mesh/... ./ipam/... ./router ./prog/release
+.PHONY: test-arm64
+test-arm64: ## unit tests of the pure packages as arm64 programs (apt-get install qemu-user-static)
+	@GOARCH=arm64 $(GO) test -count=1 -timeout 30m -exec qemu-aarch64-static $(ARM64)
+
+.PHONY: sim
+sim: ## lives of clusters over the real allocator: SEEDS=2000 FIRST=0; one again, shrunk: SEED=n or PLAN=file
+	@$(call SIM,-v) | grep -v '^=== '
+
+# Kernels of Debian's: its own one, and a newer one. Every test of the list runs in one boot of each.
+KERNELS ?= linux-image-cloud-amd64 linux-image-6.12-cloud-amd64
+.PHONY: test-vm
+test-vm: build lab-programs ## kernel WireGuard and bad lines, in virtual machines with two kernels (5 minutes; needs qemu)
+	@rm -f $(OUT)/tally
+	@$(GO) build -o $(OUT)/ ./test/vm
+	@mkdir -p $(OUT)/vm-files && cp bin/weft $(OUT)/labprobe $(OUT)/vm-files/
+	@for k in $(KERNELS); do \
+	  export WEFT_VM_FILES=$(CURDIR)/$(OUT)/vm-files; \
+	  $(STAGE) -stage "$$k, driver" -- $(GO) test -json -count=1 -exec "$(CURDIR)/$(OUT)/vm -kernel $$k" -run Kernel ./router/wireguard; \
+	  $(STAGE) -stage "$$k, cluster" -- $(GO) test -json -count=1 -exec "$(CURDIR)/$(OUT)/vm -kernel $$k" -run WireGuardBeside ./test/e2e; \
+	done
 	@$(OUT)/count -sum -tally $(OUT)/tally
 
 .PHONY: fuzz
@@ -99,4 +142,4 @@ big: ## the ten longest files: look for the second noun in them
 
 .PHONY: clean
 clean: ## remove what make made, caches of Go excepted
-	rm -rf bin $(OUT)
+	rm -rf bin dist $(OUT)
