@@ -209,13 +209,13 @@ func motif(d *dice) []Step {
 
 // drawMany is the plan of a large cluster: it grows, a fifth of it dies, the dead are removed, it goes on.
 func drawMany(seed uint64, d *dice) Plan {
-	p := Plan{Seed: seed, Bits: 19, Gossip: 10 * time.Second, Weather: Weather{Loss: 0.02, Delay: 50 * time.Millisecond}}
+	p := Plan{Seed: seed, Bits: 20, Gossip: 30 * time.Second, Weather: Weather{Loss: 0.02, Delay: 50 * time.Millisecond}}
 	for i := range manyMachines - 1 {
 		n := 1
 		if i < 5 || d.chance(0.05) {
 			n = 0 // a voter
 		}
-		p.Steps = append(p.Steps, Step{d.span(200 * time.Millisecond), DoJoin, d.n(100), 0, n})
+		p.Steps = append(p.Steps, Step{d.span(60 * time.Millisecond), DoJoin, d.n(100), 0, n})
 	}
 	for range manyMachines / 5 {
 		p.Steps = append(p.Steps, Step{d.span(50 * time.Millisecond), DoKill, d.n(manyMachines), 0, 0})

@@ -18,39 +18,48 @@ import (
 // weakened plays a story with all rules, then without one.
 func weakened(t *testing.T, rule ipam.Weakness, voters int, play func(g *ground)) {
 	t.Helper()
-	lone := rule == 0 // R12 is a rule of joining, which is not ipam's
-	for _, weak := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			s := ipamsim.Setup{Seed: 99, Lone: lone && weak}
-			if weak {
-				s.Configure = func(c *ipam.Config) { c.Weaken = rule }
-			}
-			if testing.Verbose() {
-				s.Log = t.Logf
-			}
-			w, err := ipamsim.New(s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
-			g := &ground{w, t}
-			for range voters {
-				g.grow(true)
-			}
-			play(g)
-			switch err := w.Err(); {
-			case weak && err == nil:
-				t.Error("nothing is broken without the rule")
-			case weak:
-				t.Log(err)
-				if name, _, _ := strings.Cut(err.Error(), ":"); name != "I1" && name != "I3" && name != "I4" && name != "I10" {
-					t.Errorf("broken otherwise: %v", err)
-				}
-			case err != nil:
-				t.Errorf("with the rule: %v", err)
-			}
-		})
+	if err := lived(t, 99, 0, false, voters, play); err != nil {
+		t.Errorf("with the rule: %v", err)
 	}
+	// Two timers of one moment may ring in either order, so that not every life comes to the point.
+	for seed := uint64(99); seed < 104; seed++ {
+		err := lived(t, seed, rule, rule == 0, voters, play) // R12 is a rule of joining, which is not ipam's
+		if err == nil {
+			continue
+		}
+		t.Log(err)
+		if name, _, _ := strings.Cut(err.Error(), ":"); name != "I1" && name != "I3" && name != "I4" && name != "I10" {
+			t.Errorf("broken otherwise: %v", err)
+		}
+		return
+	}
+	t.Error("nothing is broken without the rule")
+}
+
+// lived is what is broken at the end of a story of voters and whoever else it wants; lone machines join by one word.
+func lived(t *testing.T, seed uint64, without ipam.Weakness, lone bool, voters int, play func(*ground)) (err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := ipamsim.Setup{Seed: seed, Lone: lone}
+		if without != 0 {
+			s.Configure = func(c *ipam.Config) { c.Weaken = without }
+		}
+		if testing.Verbose() {
+			s.Log = t.Logf
+		}
+		w, fault := ipamsim.New(s)
+		if fault != nil {
+			t.Fatal(fault)
+		}
+		defer w.Close()
+		g := &ground{w, t}
+		for range voters {
+			g.grow(true)
+		}
+		play(g)
+		err = w.Err()
+	})
+	return err
 }
 
 // secret lets a donor grant to a new machine so that only these two know, or, where late, only the donor does and the
