@@ -107,6 +107,7 @@ func (r *Router) Update(in Input) {
 		}
 	}
 	for _, p := range in.Pods {
+		quiet = quiet && (p.Device == "" || slices.Contains(r.in.Pods, p)) // nobody attaches a guest
 		if now, ok := r.attached[p.id()]; ok && now != p {
 			r.attached[p.id()] = p
 			quiet = false

@@ -183,9 +183,9 @@ func (f *filter) delta(owner string, want compiledSet) (changes int, ok bool) {
 }
 
 // state is the part as readTable would find it.
-func (c compiledSet) state() *tableState {
-	have := &tableState{sets: c.elements, chains: make(map[string][]string, len(c.chains))}
-	for name, ch := range c.chains {
+func (want compiledSet) state() *tableState {
+	have := &tableState{sets: want.elements, chains: make(map[string][]string, len(want.chains))}
+	for name, ch := range want.chains {
 		marks := make([]string, len(ch.rules))
 		for i, r := range ch.rules {
 			marks[i] = r.mark

@@ -120,7 +120,7 @@ func routeEvent(m syscall.NetlinkMessage) (Event, bool) {
 			if a.Attr.Type == unix.IFLA_IFNAME {
 				name := strings.TrimRight(string(a.Value), "\x00")
 				// Pods' veths come and go by our own hand; a new one must not make us read everything.
-				ours := strings.HasPrefix(name, DevicePrefix) ||
+				ours := strings.HasPrefix(name, DevicePrefix) || name == GuestDevice ||
 					strings.HasPrefix(name, VethPrefix) && m.Header.Type == unix.RTM_DELLINK
 				return Event{What: "link", Name: name}, ours
 			}

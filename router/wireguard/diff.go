@@ -27,7 +27,7 @@ type wantedPeer struct {
 // public key that nobody has.
 func diff(have State, want wanted, stranger Key) (steps []Config) {
 	var first, last Config
-	if have.Private != want.private {
+	if have.Private != clamp(want.private) {
 		first.Private = &want.private
 	}
 	if have.Port != want.port {
@@ -104,6 +104,15 @@ func diff(have State, want wanted, stranger Key) (steps []Config) {
 		}
 	}
 	return steps
+}
+
+// clamp is a private key as devices tell it: the bits that X25519 takes as given are set.
+func clamp(k Key) Key {
+	if !k.IsZero() {
+		k[0] &= 248
+		k[KeySize-1] = k[KeySize-1]&127 | 64
+	}
+	return k
 }
 
 // cover is the owner of the smallest wanted prefix around p. A remainder inside it is left, at the same owner: it changes

@@ -19,7 +19,7 @@ func newModel() *model { return &model{State{Peers: map[Key]Peer{}}} }
 
 func (m *model) configure(c Config) {
 	if c.Private != nil {
-		m.Private = *c.Private
+		m.Private = clamp(*c.Private)
 	}
 	if c.Port != nil {
 		m.Port = *c.Port
