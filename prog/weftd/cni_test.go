@@ -20,6 +20,11 @@ func TestOneRequestAtATimeWorksOnAnAttachment(t *testing.T) {
 			defer cancel()
 			return h.take(ctx, a)
 		}
+		held := func() int {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return len(h.busy)
+		}
 		first, err := take(a, time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -41,8 +46,8 @@ func TestOneRequestAtATimeWorksOnAnAttachment(t *testing.T) {
 					return
 				}
 				order <- i
-				if len(h.busy) != 1 {
-					t.Errorf("%d hold it", len(h.busy))
+				if n := held(); n != 1 {
+					t.Errorf("%d hold it", n)
 				}
 				time.Sleep(time.Second)
 				release()
@@ -57,8 +62,8 @@ func TestOneRequestAtATimeWorksOnAnAttachment(t *testing.T) {
 			t.Errorf("eight requests of a second each began within %v", took)
 		}
 		time.Sleep(2 * time.Second)
-		if len(h.busy) != 0 {
-			t.Errorf("still held: %v", h.busy)
+		if n := held(); n != 0 {
+			t.Errorf("%d are still held", n)
 		}
 	})
 }

@@ -181,7 +181,7 @@ func finishRebirth(s *stateDir) error {
 			return stateError(s.path, "change over to the new life in", err)
 		}
 	}
-	if err := s.remove(fileNoise, filePromises, fileRoster, fileRecords, fileSelf, fileSilence); err != nil {
+	if err := s.remove(fileNoise, fileWireGuard, filePromises, fileRoster, fileRecords, fileSelf, fileSilence); err != nil {
 		return err
 	}
 	if err := s.write(fileMembership, b); err != nil {

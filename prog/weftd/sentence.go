@@ -29,9 +29,9 @@ func explain(err error) error {
 		return err
 	case errors.Is(err, ipam.ErrNoAddress), errors.Is(err, ipam.ErrNotReady), errors.Is(err, router.ErrNotReady):
 		return &control.Error{Code: control.NotReady, Message: err.Error()}
-	case errors.Is(err, ipam.ErrTaken):
+	case errors.Is(err, ipam.ErrTaken), errors.Is(err, ipam.ErrNotOurs):
 		return &control.Error{Code: control.Conflict, Message: err.Error()}
-	case errors.Is(err, ipam.ErrNotOurs), errors.Is(err, ipam.ErrBadRequest):
+	case errors.Is(err, ipam.ErrBadRequest):
 		return &control.Error{Code: control.Usage, Message: err.Error()}
 	case errors.As(err, &name):
 		return &control.Error{Code: control.Conflict, Message: name.Error()}
