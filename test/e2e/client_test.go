@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
+	"weft/router/host"
 	"weft/test/netlab"
 )
 
@@ -140,12 +142,20 @@ func (s *story) stock(h *netlab.Host, config string) netip.Addr {
 			}
 		}
 	}
+	// A device that watches its interface would open its socket again from a thread of another namespace.
+	machine, err := host.Open(h.Path(), nil)
+	s.must(err)
+	defer machine.Close()
+	queues, _, err := machine.OpenTUN("wg0", 1, true)
+	s.must(err)
+	defer queues[0].Close()
+	s.must(machine.Apply(s.Context(), []host.Change{{Link: &host.Link{Name: "wg0", MTU: 1420, Up: true}}}))
+	fd, err := unix.FcntlInt(queues[0].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	s.must(err)
+	t, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
+	s.must(err)
 	var d *device.Device
 	s.must(h.Do(func() error {
-		t, err := tun.CreateTUN("wg0", 1420)
-		if err != nil {
-			return err
-		}
 		d = device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 		if err := d.IpcSet(uapi.String()); err != nil {
 			return err
@@ -156,7 +166,6 @@ func (s *story) stock(h *netlab.Host, config string) netip.Addr {
 	for _, p := range own {
 		h.AddAddr("wg0", p.String())
 	}
-	h.DeviceUp("wg0")
 	for _, p := range routes {
 		h.RouteDevice(p, "wg0")
 	}

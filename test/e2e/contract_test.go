@@ -22,9 +22,9 @@ const (
 		"cluster":{"id":"","pools":[""],"encryption":"","members":3,"alive":3},
 		"transports":[{"name":"","available":false,"reason":""}],
 		"peers":[{"id":"","name":"","state":"","blocks":[""],"transport":"","encrypted":true,"path":"","via":[""],"endpoint":"","reason":"","mtu":0,"rtt_ms":0.4,"loss":0.0,"last_seen_s":0.2,"key_age_s":35,"rx_bytes":0,"tx_bytes":0}],
-		"ipam":{"state":"","reason":"","blocks":[""],"used":0,"free":0,"unreachable":0},
+		"ipam":{"state":"","reason":"","blocks":[""],"used":0,"free":0,"unreachable":0,"reclaims":[]},
 		"warnings":[""]}`
-	contractClaims = `{"version":1,"claims":[{"address":"","container":"","ifname":"","netns":"","pod":"","created":""}]}`
+	contractClaims = `{"version":1,"claims":[{"address":"","container":"","ifname":"","netns":"","pod":"","created":""}],"reserved":[]}`
 	contractRing   = `{"version":1,"blocks":[{"prefix":"","owner":"","owner_name":"","view":0,"seq":0}]}`
 	contractTokens = `{"version":1,"tokens":[{"id":"","expires":"","uses":0,"used":0,"ephemeral":false,"revoked":false}]}`
 )
@@ -229,6 +229,10 @@ func (s *story) shaped(what, contract, got string) {
 			}
 		case []any:
 			for i, v := range have.([]any) {
+				if len(want) == 0 {
+					s.Errorf("%s: %s is not empty", what, path)
+					return
+				}
 				compare(fmt.Sprintf("%s[%d]", path, i), want[0], v)
 			}
 		}

@@ -132,8 +132,8 @@ func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
 	}
 	for n := 1; n < maxPoints && step(n, cluster.Durable); n++ {
 	}
-	// Between two of these lie hundreds of messages to the kernel: a sample of them, another in every run.
-	const pause = 12
+	// Between two of these lie dozens of messages to the kernel: a sample of them, another in every run.
+	const pause = 4
 	for n := 1 + rand.IntN(pause); n < pause*maxPoints/4 && step(n, cluster.Netlink); n += pause {
 	}
 	t.Logf("killed at %d points", points)

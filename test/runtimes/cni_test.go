@@ -375,6 +375,10 @@ func TestAddressesAreLent(t *testing.T) {
 	there.call("ADD", 0, "")
 	far4, far6 := s.addresses(far, there.netns)
 	s.sh(w, "ip link add br7 address 02:00:00:00:00:77 type bridge && ip link add p7 type veth peer name q7 && ip link set p7 master br7 up && ip link set q7 up && ip link set br7 up")
+	s.must(runtimes.Poll(within(t, 10*time.Second), func() error { // the kernel is up to a second late to say so
+		_, err := w.Exec(t.Context(), "sh", "-c", "ip -o link show br7 | grep 'state UP'")
+		return err
+	}))
 	for _, main := range []string{
 		`"type":"ptp","ipam":{"type":"weft-ipam"}`,
 		`"type":"bridge","bridge":"br7","isDefaultGateway":true,"ipam":{"type":"weft-ipam","routes":[]}`,
