@@ -98,13 +98,16 @@ func (r *room) same(b before, after string) {
 
 // One line joins, and one takes everything away again, on each kind of machine.
 func TestOneLineJoins(t *testing.T) {
-	for _, kind := range []string{"systemd", "plain", "busybox"} {
+	for _, kind := range []string{"systemd", "plain", "busybox", "debian"} {
 		t.Run(kind, func(t *testing.T) {
+			if kind == "debian" && os.Getenv("WEFT_TEST_LONG") == "" {
+				t.Skip("makes a Debian of its own: WEFT_TEST_LONG=1, or make test-release")
+			}
 			s := newSite(t)
 			founder, token := s.found()
 			r := s.room("n2", kind)
 			fetch := s.oneLine
-			if kind == "busybox" { // it has wget only
+			if kind == "busybox" || kind == "debian" { // they have wget only
 				fetch = func(dist, words string) string {
 					return strings.Replace(s.oneLine(dist, words), "curl -fsSL", "wget -q -O -", 1)
 				}

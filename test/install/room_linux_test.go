@@ -23,6 +23,7 @@ type room struct {
 	*netlab.Host
 	t      *testing.T
 	kind   string
+	below  string // the files that it began with; empty: this machine's own
 	folder string
 	init   *netlab.Cmd
 	pid    int // of its process 1, as the machine below counts
@@ -31,16 +32,20 @@ type room struct {
 const bootTime = 60 * time.Second
 
 // enter makes a room of a host; prepare puts files into it before it boots. What a machine keeps over a reboot is not
-// kept: each room is a new machine.
+// kept: each room is a new machine. The kind "debian" is systemd on files that come from Debian's archive alone.
 func enter(t *testing.T, h *netlab.Host, kind string, prepare func(*room)) *room {
 	t.Helper()
-	r := &room{Host: h, t: t, kind: kind, folder: filepath.Join(h.Dir(), "room-"+kind)}
+	below := ""
+	if kind == "debian" {
+		kind, below = "systemd", debian(t)
+	}
+	r := &room{Host: h, t: t, kind: kind, below: below, folder: filepath.Join(h.Dir(), "room-"+kind)}
 	must(t, os.MkdirAll(r.folder, 0o700))
 	script, err := filepath.Abs("testdata/room.sh")
 	must(t, err)
 	name := h.NSName()
 	t.Cleanup(func() { removeCgroups(r.folder + ".cgroups") })
-	r.init = h.Command(script, kind, r.folder, name).Env("LAB_FILES=" + files).Quiet()
+	r.init = h.Command(script, kind, r.folder, name).Env("LAB_FILES="+files, "LAB_BELOW="+below).Quiet()
 	must(t, r.init.Start())
 	t.Cleanup(r.kill)
 	t.Cleanup(func() {
@@ -235,7 +240,7 @@ func (r *room) tree() map[string]string {
 			return err
 		}
 		what := info.Mode().String()
-		if below, err := os.Lstat(name); err == nil && r.kind != "busybox" && d.IsDir() && below.Mode() == info.Mode() {
+		if below, err := os.Lstat(r.below + name); err == nil && r.kind != "busybox" && d.IsDir() && below.Mode() == info.Mode() {
 			return nil // a folder that is here only for what was in it
 		}
 		switch {

@@ -2,7 +2,7 @@
 # Makes a machine with a file system and processes of its own out of the one that it runs on, inside the network
 # namespace of a host of the lab: room.sh KIND FOLDER NAME. What is written there is in memory, and gone with its process 1.
 # In the machine /.upper shows what differs from the one below.
-#   systemd    the machine's own files under systemd as process 1
+#   systemd    the machine's own files, or those under $LAB_BELOW, under systemd as process 1
 #   plain      the same without an init system
 #   busybox    nothing but busybox, as on a router
 set -eu
@@ -45,7 +45,7 @@ if [ "$kind" = busybox ]; then
 		echo root:x:0: >etc/group
 	)
 else
-	mount -t overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" room "$root"
+	mount -t overlay -o "lowerdir=${LAB_BELOW:-/},upperdir=$folder/upper,workdir=$folder/work" room "$root"
 	(
 		cd "$root"
 		# What the machine below may have of weft, of container runtimes, and of services.
