@@ -20,7 +20,7 @@ func debian(t *testing.T) string {
 		t.Fatal("debootstrap is missing. Try: apt-get install debootstrap")
 	}
 	must(t, os.MkdirAll(filepath.Dir(root), 0o755))
-	part, err := os.MkdirTemp(filepath.Dir(root), "part-") // a half-made one is never used
+	part, err := os.MkdirTemp(filepath.Dir(root), "part-") //nolint:usetesting // renamed when whole: the same file system
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(part) })
 	out, err := exec.CommandContext(t.Context(), "debootstrap", "--variant=minbase", "--include=systemd-sysv,iproute2,wget",

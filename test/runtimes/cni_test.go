@@ -135,7 +135,7 @@ func TestPluginTakesWishes(t *testing.T) {
 			more string
 			code int
 		}{
-			"an address outside":    {`,"runtimeConfig":{"ips":["192.0.2.1"]}`, 7},
+			"an address outside":    {`,"runtimeConfig":{"ips":["192.0.2.1"]}`, 100},
 			"an address in use":     {`,"runtimeConfig":{"ips":["10.99.0.77"]}`, 100},
 			"two addresses":         {`,"runtimeConfig":{"ips":["10.99.0.78","10.99.0.79"]}`, 7},
 			"a multicast MAC":       {`,"runtimeConfig":{"mac":"01:00:5e:10:00:07"}`, 7},
