@@ -91,11 +91,13 @@ test-release: ## two releases in different folders have the same bytes; the deb 
 	@WEFT_TEST_LONG=1 $(GO) test -count=1 -v -timeout 30m ./test/install
 	@$(MAKE) --no-print-directory test-arm64
 
-# What is pure, or asks the kernel for sockets and files only: qemu-user knows neither namespaces nor who is at the other end.
-ARM64 := ./crypto/... ./mesh/... ./ipam/... ./router ./prog/release
+# What is pure, or asks the kernel for sockets and files only: qemu-user knows neither namespaces nor who is at the other end,
+# starts no program of another architecture, and rings the timers of one moment in any order.
+ARM64 := ./crypto/... ./mesh/... ./ipam/... ./prog/release
 .PHONY: test-arm64
 test-arm64: ## unit tests of the pure packages as arm64 programs (apt-get install qemu-user-static)
-	@GOARCH=arm64 $(GO) test -count=1 -timeout 30m -exec qemu-aarch64-static $(ARM64)
+	@GOARCH=arm64 $(GO) test -count=1 -timeout 30m -exec qemu-aarch64-static \
+	  -skip 'TestKilledInMidWrite|TestALifeIsAFunctionOfItsSeed' $(ARM64)
 
 .PHONY: sim
 sim: ## lives of clusters over the real allocator: SEEDS=2000 FIRST=0; one again, shrunk: SEED=n or PLAN=file
