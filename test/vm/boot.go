@@ -94,7 +94,7 @@ func usesKVM(ctx context.Context, k kernel, o options, tmp string) bool {
 	err := pack(trial, func(a *archive) error {
 		base, err := os.ReadFile(k.base())
 		a.write(base)
-		a.add("work/run", fileMode|0o755, []byte("true\n"))
+		a.add("job/run", fileMode|0o755, []byte("true\n"))
 		return err
 	})
 	if err == nil {

@@ -104,7 +104,7 @@ func (a *archive) close() error {
 // writeBase packs what all runs with a kernel share.
 func writeBase(path, root string) (err error) {
 	return pack(path, func(a *archive) error {
-		for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "root", "etc", "var", "work", "files"} {
+		for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "root", "etc", "var", "job", "files"} {
 			a.add(dir, dirMode, nil)
 		}
 		a.link("var/run", "/run")
@@ -132,9 +132,9 @@ func writeRun(path string, k kernel, o options, args []string) error {
 	}
 	return pack(path, func(a *archive) error {
 		a.write(base)
-		a.add("work/program", fileMode|0o755, program)
+		a.add("job/program", fileMode|0o755, program)
 		if st, err := os.Stat("testdata"); err == nil && st.IsDir() {
-			if err := a.tree("testdata", "work/testdata"); err != nil {
+			if err := a.tree("testdata", "job/testdata"); err != nil {
 				return err
 			}
 		}
@@ -150,13 +150,13 @@ func writeRun(path string, k kernel, o options, args []string) error {
 		for _, kv := range environment(k, o) {
 			fmt.Fprintf(&script, "export %s\n", quote(kv))
 		}
-		script.WriteString("cd /work\n")
+		script.WriteString("cd /job\n")
 		words := []string{"./program"}
 		for _, arg := range args[1:] {
 			words = append(words, quote(arg))
 		}
 		fmt.Fprintln(&script, strings.Join(words, " "))
-		a.add("work/run", fileMode|0o755, []byte(script.String()))
+		a.add("job/run", fileMode|0o755, []byte(script.String()))
 		return nil
 	})
 }

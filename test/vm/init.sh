@@ -1,5 +1,5 @@
 #!/bin/sh
-# First process of the virtual machine: mounts, finds the ports to the outside, runs /work/run, tells its status, ends.
+# First process of the virtual machine: mounts, finds the ports to the outside, runs /job/run, tells its status, ends.
 export PATH=/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -27,7 +27,7 @@ for p in /sys/class/virtio-ports/*; do
 	esac
 done
 modprobe nf_tables 2>/dev/null # what nf_tables needs more it asks for by itself
-sh /work/run </dev/null >$out 2>&1
+sh /job/run </dev/null >$out 2>&1
 echo "status $?" >$control
 sync
 poweroff -f
