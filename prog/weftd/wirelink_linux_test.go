@@ -151,10 +151,17 @@ func TestWireTakenOver(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("neither gives way")
 	}
-	for _, l := range []*wirelink{second, third} {
-		if err := l.stop(t.Context()); err != nil {
-			t.Error(err)
-		}
+	// Who still runs would start another wire for one that was stopped.
+	cancel()
+	wg.Wait()
+	o := l.options
+	o.Exe = ""
+	c := must(wire.Ensure(t.Context(), o))(t)
+	if err := errors.Join(c.Stop(t.Context()), c.Close()); err != nil {
+		t.Error(err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the wire runs still: %v", err)
 	}
 }
 
