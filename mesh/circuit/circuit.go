@@ -30,6 +30,12 @@ const (
 	MaxCircuitsPeer     = 64   // of them, from one peer
 	MaxJoins            = 64   // machines in the join protocol at once
 
+	MaxSplices     = 256 // streams carried for others at once
+	MaxSplicesPeer = 16  // of them, for one peer that asked
+	MaxAnswers     = 32  // calls answered at once
+	MaxVia         = 3   // relays tried by one Dial
+	MaxHops        = 2   // relays between two ends
+
 	maxVerified = 4096 // certificates remembered as good
 )
 
@@ -46,8 +52,19 @@ type Config struct {
 	// Endpoints are where a peer may be reached, best first.
 	Endpoints func(peer.ID) []netip.AddrPort
 
-	// Open makes the raw stream to a peer's endpoint; nil means TCP. A stream spliced through another peer fits here.
+	// Open makes the raw stream to a peer's endpoint; nil means TCP.
 	Open func(context.Context, peer.ID, netip.AddrPort) (net.Conn, error)
+
+	// Relays are members that may carry a stream to a peer, best first. Behind says that dialling the peer itself is not
+	// worth waiting for. Nil: there are none.
+	Relays func(peer.ID) (via []peer.ID, behind bool)
+
+	// Carries reports whether this node carries streams for others now; nil: never.
+	Carries func() bool
+
+	// Ring sends a peer the nonce of a call that is held for it here, by a datagram that may be lost; there it is given to
+	// Answer. An error says that the peer could not answer: this node cannot be dialled. Nil: nobody is called.
+	Ring func(to peer.ID, n Nonce) error
 
 	Log *slog.Logger
 }
@@ -61,6 +78,9 @@ type Circuits struct {
 	shownRaw []byte
 	verified map[peer.ID]*identity.Certificate // of peers; checking one costs six signatures, and every call is a circuit
 	open     map[peer.ID]map[*Conn]struct{}    // circuits that are served
+	barred   peer.Set                          // whom the last dial did not reach at their endpoints
+	held     map[Nonce]*call                   // calls held for peers that dial back
+	server   *server                           // while Serve runs
 }
 
 // New checks cfg.
@@ -76,7 +96,16 @@ func New(cfg Config) (*Circuits, error) {
 	if cfg.Open == nil {
 		cfg.Open = openTCP
 	}
-	return &Circuits{cfg: cfg, verified: map[peer.ID]*identity.Certificate{}, open: map[peer.ID]map[*Conn]struct{}{}}, nil
+	if cfg.Relays == nil {
+		cfg.Relays = func(peer.ID) ([]peer.ID, bool) { return nil, false }
+	}
+	if cfg.Carries == nil {
+		cfg.Carries = func() bool { return false }
+	}
+	return &Circuits{
+		cfg: cfg, verified: map[peer.ID]*identity.Certificate{}, open: map[peer.ID]map[*Conn]struct{}{},
+		barred: peer.Set{}, held: map[Nonce]*call{},
+	}, nil
 }
 
 func openTCP(ctx context.Context, _ peer.ID, to netip.AddrPort) (net.Conn, error) {
@@ -89,8 +118,9 @@ type Conn struct {
 	*tls.Conn
 	Peer        peer.ID
 	Certificate *identity.Certificate
-	Kind        byte // what the dialler wants it for
-	Dialed      bool // by this end
+	Kind        byte    // what the dialler wants it for
+	Dialed      bool    // by this end
+	Via         peer.ID // who carries it, as far as this end knows; zero: nobody
 }
 
 // Exporter derives n bytes that only the two ends know (RFC 8446, 7.5).

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,25 +19,106 @@ import (
 )
 
 // Dial opens a circuit to a member. It tries the peer's endpoints in turn, the next one after a failure or a short
-// while, and returns the first that proves to be the peer. Kind tells the other end what the stream is for.
+// while, and among them its relays; it returns the first that proves to be the peer. Kind tells the other end what the
+// stream is for.
 func (c *Circuits) Dial(ctx context.Context, to peer.ID, kind byte) (*Conn, error) {
-	endpoints := c.cfg.Endpoints(to)
-	if len(endpoints) == 0 {
-		return nil, fmt.Errorf("dial %s: no endpoint is known", to.Short())
+	conn, err := c.dial(ctx, to, kind, MaxHops)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", to.Short(), err)
 	}
-	endpoints = endpoints[:min(len(endpoints), MaxEndpoints)]
+	return conn, nil
+}
+
+func (c *Circuits) dial(ctx context.Context, to peer.ID, kind byte, hops int) (*Conn, error) {
+	direct := c.direct(to, kind)
+	via, behind := c.relays(to, hops)
+	var carried []way
+	for _, relay := range via {
+		carried = append(carried, func(ctx context.Context) (net.Conn, error) { return c.dialVia(ctx, relay, to, kind, hops-1) })
+	}
+	if c.cfg.Ring != nil && hops > 0 {
+		carried = append([]way{func(ctx context.Context) (net.Conn, error) { return c.dialCalled(ctx, to, kind) }}, carried...)
+	}
+	conn, err := c.race(ctx, to, direct, carried, behind)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*Conn), nil
+}
+
+// direct are the ways to a peer's endpoints.
+func (c *Circuits) direct(to peer.ID, kind byte) (ways []way) {
+	endpoints := c.cfg.Endpoints(to)
+	for _, ep := range endpoints[:min(len(endpoints), MaxEndpoints)] {
+		ways = append(ways, func(ctx context.Context) (net.Conn, error) {
+			conn, err := c.dialOne(ctx, to, ep, kind)
+			if err != nil {
+				return nil, err // and not a *Conn that is nil
+			}
+			c.reached(to, true)
+			return conn, nil
+		})
+	}
+	return ways
+}
+
+// relays are whom a stream to a peer may go through, when that many may still be passed.
+func (c *Circuits) relays(to peer.ID, hops int) (via []peer.ID, behind bool) {
+	via, behind = c.cfg.Relays(to)
+	if hops == 0 {
+		return nil, behind
+	}
+	via = slices.DeleteFunc(slices.Clone(via), func(id peer.ID) bool { return id == to || id == c.cfg.Key.ID() })
+	return via[:min(len(via), MaxVia)], behind
+}
+
+// reached notes whether a peer was dialled at its endpoints.
+func (c *Circuits) reached(to peer.ID, directly bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case directly:
+		delete(c.barred, to)
+	case len(c.barred) < maxVerified:
+		c.barred.Add(to)
+	}
+}
+
+// Barred reports whether the last dial of a peer did not reach it at its endpoints.
+func (c *Circuits) Barred(to peer.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.barred.Has(to)
+}
+
+// way is one attempt to get a stream to a peer.
+type way func(context.Context) (net.Conn, error)
+
+// errNoWay says that there is nothing to try.
+var errNoWay = errors.New("no endpoint is known")
+
+// race tries the ways to a peer, the next one after a failure or a short while, and returns the first stream. Ways through
+// others go between the direct ones. The first of both kinds start together where a direct one is not likely to work.
+func (c *Circuits) race(ctx context.Context, to peer.ID, direct, carried []way, behind bool) (net.Conn, error) {
+	ways, together := interleave(direct, carried), 1
+	if (behind || c.Barred(to)) && len(carried) > 0 {
+		ways, together = interleave(carried, direct), 2
+	}
+	if len(ways) == 0 {
+		return nil, errNoWay
+	}
 
 	var attempts sync.WaitGroup
 	defer attempts.Wait()
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel() // ends the attempts that lost
 	type result struct {
-		conn *Conn
+		conn net.Conn
 		err  error
 	}
 	results := make(chan result) // unbuffered: a late winner finds nobody and closes itself
-	attempt := func(ep netip.AddrPort) {
-		conn, err := c.dialOne(ctx, to, ep, kind)
+	attempt := func(w way) {
+		conn, err := w(ctx)
 		select {
 		case results <- result{conn, err}:
 		case <-ctx.Done():
@@ -52,27 +134,42 @@ func (c *Circuits) Dial(ctx context.Context, to peer.ID, kind byte) (*Conn, erro
 	for {
 		select {
 		case <-next.C:
-			if len(endpoints) > 0 {
-				ep := endpoints[0]
-				endpoints = endpoints[1:]
-				attempts.Go(func() { attempt(ep) })
+			for ; together > 0 && len(ways) > 0; together-- {
+				w := ways[0]
+				ways = ways[1:]
+				attempts.Go(func() { attempt(w) })
 				running++
-				next.Reset(DialStagger)
 			}
+			together = 1
+			next.Reset(DialStagger)
 		case r := <-results:
 			if r.err == nil {
 				return r.conn, nil
 			}
 			errs = append(errs, r.err)
-			if running--; running == 0 && len(endpoints) == 0 {
-				return nil, fmt.Errorf("dial %s: %w", to.Short(), errors.Join(errs...))
+			if running--; running == 0 && len(ways) == 0 {
+				return nil, errors.Join(errs...)
 			}
 			next.Reset(0)
 		case <-ctx.Done():
 			errs = append(errs, context.Cause(ctx))
-			return nil, fmt.Errorf("dial %s: %w", to.Short(), errors.Join(errs...))
+			return nil, errors.Join(errs...)
 		}
 	}
+}
+
+// interleave takes from both in turn.
+func interleave[T any](a, b []T) []T {
+	all := make([]T, 0, len(a)+len(b))
+	for i := range max(len(a), len(b)) {
+		if i < len(a) {
+			all = append(all, a[i])
+		}
+		if i < len(b) {
+			all = append(all, b[i])
+		}
+	}
+	return all
 }
 
 func (c *Circuits) dialOne(ctx context.Context, to peer.ID, ep netip.AddrPort, kind byte) (*Conn, error) {

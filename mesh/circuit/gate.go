@@ -16,7 +16,16 @@ type gate struct {
 	circuits   int
 	sources    map[netip.Prefix]int // handshakes by source
 	peers      map[peer.ID]int      // circuits by peer
+	carried    int
+	splices    map[peer.ID]int // streams carried, by who asked
 }
+
+func newGate() gate {
+	return gate{sources: map[netip.Prefix]int{}, peers: map[peer.ID]int{}, splices: map[peer.ID]int{}}
+}
+
+// brought is where a stream comes from that a relay brings: nowhere, so that only the limit of all handshakes counts.
+var brought netip.AddrPort
 
 // enter takes a place for a handshake.
 func (g *gate) enter(from netip.AddrPort) bool {
@@ -55,6 +64,25 @@ func (g *gate) leavePeer(id peer.ID) {
 	defer g.mu.Unlock()
 	g.circuits--
 	release(g.peers, id)
+}
+
+// enterSplice takes a place for a stream that is carried for a peer.
+func (g *gate) enterSplice(id peer.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.carried >= MaxSplices || g.splices[id] >= MaxSplicesPeer {
+		return false
+	}
+	g.carried++
+	g.splices[id]++
+	return true
+}
+
+func (g *gate) leaveSplice(id peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.carried--
+	release(g.splices, id)
 }
 
 func (g *gate) enterJoin() bool {

@@ -39,9 +39,17 @@ type Handlers struct {
 // Serve takes connections until ctx ends or accept fails for good (net.ErrClosed), and returns when all handlers have.
 func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{c: c, h: h, gate: gate{sources: map[netip.Prefix]int{}, peers: map[peer.ID]int{}}}
+	s := &server{c: c, h: h, ctx: ctx, gate: newGate(), answering: map[Nonce]struct{}{}}
+	c.mu.Lock()
+	c.server = s
+	c.mu.Unlock()
 	defer s.wg.Wait()
 	defer cancel()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.server = nil
+	}()
 	const pause = 50 * time.Millisecond // out of file descriptors: others must end first
 	for {
 		raw, err := accept(ctx)
@@ -61,8 +69,8 @@ func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
 			}
 			continue
 		}
-		from := source(raw)
-		if !s.gate.enter(from) {
+		from := origin{at: source(raw)}
+		if !s.gate.enter(from.at) {
 			raw.Close() // without a word: words are what a flood wants
 			continue
 		}
@@ -73,25 +81,35 @@ func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
 type server struct {
 	c    *Circuits
 	h    Handlers
+	ctx  context.Context // of Serve
 	gate gate
 	wg   sync.WaitGroup
+
+	answering map[Nonce]struct{} // calls; guarded by the lock of c
+}
+
+// origin is where a connection comes from.
+type origin struct {
+	at    netip.AddrPort // zero when a relay brought it
+	relay peer.ID
+	depth int // how many circuits it lies in
 }
 
 // serve owns raw and one place of the gate, which it gives back after the handshake.
-func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
+func (s *server) serve(ctx context.Context, raw net.Conn, from origin) {
 	defer raw.Close()
 	stop := closeOnDone(ctx, raw)
 	defer stop()
 
 	raw.SetDeadline(time.Now().Add(HandshakeTimeout))
-	left := sync.OnceFunc(func() { s.gate.leave(from) })
+	left := sync.OnceFunc(func() { s.gate.leave(from.at) })
 	defer left()
 	var cert *identity.Certificate // of the other end, when it is a member
 	t := tls.Server(raw, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		return s.choose(hello, &cert)
+		return s.choose(hello, &cert, from)
 	}})
 	if err := t.HandshakeContext(ctx); err != nil {
-		s.c.cfg.Log.Debug("refuse connection", "endpoint", from, "err", err)
+		s.c.cfg.Log.Debug("refuse connection", "endpoint", from.at, "err", err)
 		return
 	}
 	if t.ConnectionState().NegotiatedProtocol == ALPNJoin {
@@ -101,20 +119,22 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
 		}
 		defer s.gate.leaveJoin()
 		raw.SetDeadline(time.Time{})
-		s.h.Join(ctx, t, from)
+		s.h.Join(ctx, t, from.at)
 		t.Close()
 		return
 	}
 	conn, err := s.admit(t, cert)
 	left()
 	if err != nil {
-		s.c.cfg.Log.Info("refuse circuit", "endpoint", from, "err", err)
+		s.c.cfg.Log.Info("refuse circuit", "endpoint", from.at, "err", err)
 		return
 	}
 	defer s.gate.leavePeer(conn.Peer)
 	raw.SetDeadline(time.Time{})
 	defer s.c.serving(conn)()
-	if s.c.cfg.Allowed(conn.Peer, conn.Certificate) == nil { // or Cut came between the verdict and now
+	conn.Via = from.relay
+	if s.c.cfg.Allowed(conn.Peer, conn.Certificate) == nil && // or Cut came between the verdict and now
+		!s.serveOwn(ctx, conn, from.depth) {
 		s.h.Circuit(ctx, conn)
 	}
 	t.Close()
@@ -122,7 +142,7 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from netip.AddrPort) {
 
 // choose picks the settings by the protocol that the client offers. A member's certificate is verified inside the
 // handshake, so that nothing is said to anyone without one, and left in cert.
-func (s *server) choose(hello *tls.ClientHelloInfo, cert **identity.Certificate) (*tls.Config, error) {
+func (s *server) choose(hello *tls.ClientHelloInfo, cert **identity.Certificate, from origin) (*tls.Config, error) {
 	shown, err := s.c.identify()
 	if err != nil {
 		return nil, err
@@ -137,7 +157,7 @@ func (s *server) choose(hello *tls.ClientHelloInfo, cert **identity.Certificate)
 			*cert, err = s.c.member(cs)
 			return err
 		}
-	case slices.Contains(hello.SupportedProtos, ALPNJoin) && s.h.Join != nil:
+	case slices.Contains(hello.SupportedProtos, ALPNJoin) && s.h.Join != nil && from.relay.IsZero():
 		cfg.NextProtos = []string{ALPNJoin}
 	default:
 		return nil, fmt.Errorf("no protocol in common: %q", hello.SupportedProtos)

@@ -95,6 +95,37 @@ func (s State) String() string {
 	return "unknown"
 }
 
+// NAT is what stands between a machine and the internet, as its peers' answers show it.
+type NAT uint8
+
+// The kinds of NAT; append-only, they travel in records.
+const (
+	NATUnknown NAT = iota // not enough peers have answered yet
+	NATNone               // it is heard at an address of its own
+	NATEasy               // one outside address for all it talks to: holes can be punched
+	NATHard               // another outside address for each it talks to
+)
+
+// String is the word that status prints.
+func (n NAT) String() string {
+	switch n {
+	case NATNone:
+		return "none"
+	case NATEasy:
+		return "easy"
+	case NATHard:
+		return "hard"
+	case NATUnknown:
+	}
+	return "unknown"
+}
+
+// Home is a relay that a member keeps a session with.
+type Home struct {
+	ID  ID
+	RTT time.Duration // from the member, whole milliseconds
+}
+
 // Info is what this node knows about another: its certificate, its newest signed record, and membership's opinion.
 // A value of Info is a snapshot; its slices are not shared with the sender.
 type Info struct {
@@ -112,6 +143,12 @@ type Info struct {
 	Trusted    []netip.Prefix   // its --trusted-subnets
 	MTU        int              // of its underlay, bytes
 	Build      string
+	Reflected  []netip.AddrPort // where others hear its weft port over UDP: outside addresses of its NAT
+	NAT        NAT
+	Relays     bool   // it carries packets and streams of others
+	Dialable   bool   // others have reached it unasked
+	Homes      []Home // relays that it keeps a session with, best first
+	TCPPort    uint16 // of its second TCP port; 0: it has none
 
 	// From the certificate.
 	Ephemeral bool   // a member without a vote
