@@ -124,7 +124,7 @@ func FuzzItems(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := &Mesh{roster: s.roster(t)}
 		_, _ = m.serveItems(t.Context(), peer.ID{}, b) // tells of the bad ones
-		again, err := newRoster(s.cluster, discard{}, m.roster.Snapshot())
+		again, err := newRoster(s.cluster, discard{}, m.roster.Snapshot(), nil)
 		if err != nil || !bytes.Equal(again.Digest(), m.roster.Digest()) {
 			t.Fatalf("the roster is not what it says: %v", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"weft/mesh/peer"
 )
@@ -27,6 +28,14 @@ func TestBytesAreThoseOfTheProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	natted, err := Record{
+		ID: s.keys[0].ID(), Epoch: 4, Noise: [32]byte{1}, Abilities: AbilityRelay | AbilityDialable, NAT: peer.NATHard,
+		Reflected: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:40000")}, TCPPort: 443,
+		Homes: []peer.Home{{ID: s.keys[1].ID(), RTT: 20 * time.Millisecond}, {ID: s.keys[2].ID(), RTT: 300 * time.Millisecond}},
+	}.sign(s.keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
 	var answer, fault bytes.Buffer
 	err = errors.Join(writeAnswer(&answer, []byte("hello"), nil), writeAnswer(&fault, nil, &Fault{CodeBusy, "later"}))
 	if err != nil {
@@ -40,6 +49,7 @@ func TestBytesAreThoseOfTheProtocol(t *testing.T) {
 		b    []byte
 	}{
 		{"record", record},
+		{"record-behind-nat", natted},
 		{"digests", digestMessage(peer.ID{}, map[string]sum{"records": {2}, "roster": {1}})},
 		{"digests-with-sender", digestMessage(peer.ID{1, 2, 3}, map[string]sum{"roster": {1}})},
 		{"list", appendItem(appendItem([]byte{byte(listVersion)}, []byte("one")), []byte("three"))},

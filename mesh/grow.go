@@ -64,7 +64,13 @@ func (r *Roster) grow(items [][]byte, strict bool) error {
 	if err != nil {
 		return fmt.Errorf("save roster: %w", err)
 	}
-	r.changed()
+	var news [][]byte
+	if strict {
+		for _, e := range p.add {
+			news = append(news, e.raw)
+		}
+	}
+	r.changed(news)
 	return bad
 }
 
@@ -94,7 +100,7 @@ func (r *Roster) plan(items [][]byte) (plan, error) {
 			continue
 		}
 		seen[key] = struct{}{}
-		item, err := r.check(raw)
+		item, err := r.memo.item(raw, r.check)
 		if err != nil {
 			if errs = append(errs, err); errors.Is(err, identity.ErrSignature) {
 				forged++
@@ -206,6 +212,9 @@ func (r *Roster) apply(p plan) {
 	}
 	for _, e := range p.add {
 		r.items[e.key] = e.raw
+		if e.item != nil {
+			r.items[e.key] = e.item.Raw() // the same bytes, once
+		}
 		r.tree.add(e.key[0], e.key)
 		r.facts.learn(e.item)
 	}
@@ -251,7 +260,14 @@ func compareInvitations(a, b *identity.Invitation) int {
 }
 
 func (r *Roster) snapshotWith(p plan) []byte {
-	b := []byte{byte(listVersion)}
+	size := 1
+	for _, raw := range r.items {
+		size += itemHead + len(raw)
+	}
+	for _, e := range p.add {
+		size += itemHead + len(e.raw)
+	}
+	b := append(make([]byte, 0, size), byte(listVersion))
 	for key, raw := range r.items {
 		if _, gone := p.drop[key]; !gone {
 			b = appendItem(b, raw)

@@ -16,6 +16,9 @@ const listVersion = tlv.Version(0x10)
 
 var errTruncated = errors.New("ends within an item")
 
+// itemHead is what an item costs in a list beyond itself.
+const itemHead = 4
+
 func appendItem(b, item []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(item))), item...)
 }

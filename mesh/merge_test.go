@@ -103,7 +103,7 @@ func (discard) Save(string, []byte) error   { return nil }
 
 func (s *stuff) roster(t testing.TB, snapshots ...[]byte) *Roster {
 	t.Helper()
-	r, err := newRoster(s.cluster, discard{}, nil)
+	r, err := newRoster(s.cluster, discard{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func (s *stuff) holder(snapshots ...[]byte) *records {
 			}
 		}
 		return nil, false
-	}, func(peer.ID) bool { return false })
+	}, func(peer.ID) bool { return false }, nil)
 	for _, b := range snapshots {
 		_, _ = r.merge(b)
 	}
@@ -203,7 +203,7 @@ func same(t *rapid.T, what string, a, b *Roster) {
 // invariant is the invariant of a roster: facts are what items say, and every item verifies.
 func (r *Roster) invariant(t *rapid.T) {
 	t.Helper()
-	again, err := newRoster(&identity.Cluster{Root: r.root, Founder: r.founder}, discard{}, r.Snapshot())
+	again, err := newRoster(&identity.Cluster{Root: r.root, Founder: r.founder}, discard{}, r.Snapshot(), nil)
 	if err != nil {
 		t.Fatalf("its own snapshot: %v", err)
 	}

@@ -29,6 +29,8 @@ const (
 const (
 	datagramGossip byte = 1
 	datagramDigest byte = 2
+
+	FirstDatagram byte = 16 // those below are kept for the mesh; see Listen
 )
 
 // leaveTime is how long Leave waits for somebody to hear it.
@@ -88,6 +90,9 @@ type Config struct {
 	Streams Streams
 	Store   Store
 	Log     *slog.Logger
+
+	// Memo is shared by the nodes of a simulation; nil: every signature is verified here.
+	Memo *Memo
 }
 
 // Mesh is this node's membership in a cluster. Its methods may be called from any goroutine, before, during and after Run
@@ -122,7 +127,8 @@ type Mesh struct {
 	members  *memberlist.Memberlist
 	gossip   *transport
 	life     map[peer.ID]*life
-	parted   peer.Set // the removed whose removal took effect here
+	living   []peer.ID // who of them is alive and a member; nil: to be made
+	parted   peer.Set  // the removed whose removal took effect here
 	watchers []chan struct{}
 }
 
@@ -159,7 +165,7 @@ func New(c Config) (*Mesh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load roster: %w", err)
 	}
-	m.roster, err = newRoster(c.Cluster, c.Store, saved)
+	m.roster, err = newRoster(c.Cluster, c.Store, saved, c.Memo)
 	if v := (*tlv.VersionError)(nil); errors.As(err, &v) {
 		return nil, fmt.Errorf("load roster: %w", err)
 	} else if err != nil {
@@ -171,13 +177,22 @@ func New(c Config) (*Mesh, error) {
 	if err := m.roster.grow(c.Items, false); err != nil {
 		m.log.Warn("not all of the roster was taken over", "err", err)
 	}
-	m.roster.changed = func() { m.partWithRemoved(); m.Changed("roster") }
+	m.roster.changed = func(news [][]byte) {
+		m.partWithRemoved()
+		m.mu.Lock()
+		m.living = nil // a member may have come of a stranger, or gone
+		m.mu.Unlock()
+		for _, item := range news {
+			m.sync.announce("roster", listOf(item))
+		}
+		m.Changed("roster")
+	}
 	m.parted = peer.Set{}
 	for _, r := range m.roster.Removals() { // what happened before this start is no news
 		m.parted.Add(r.Node)
 	}
 
-	m.records = newRecords(m.self, m.roster.memberKey, m.roster.Removed)
+	m.records = newRecords(m.self, m.roster.memberKey, m.roster.Removed, c.Memo)
 	if saved, err = c.Store.Load(storeRecords); err != nil {
 		return nil, fmt.Errorf("load records: %w", err)
 	}
@@ -313,10 +328,40 @@ func (m *Mesh) ingest(t *transport, from peer.ID, b []byte) {
 			m.count.malformed.Add(1)
 			return
 		}
-		m.sync.hear(from, digests)
+		news, err := parseNews(b[1:])
+		if err != nil {
+			m.count.malformed.Add(1)
+		}
+		m.sync.receive(letter{from, digests, news})
 	default:
+		if h := m.calls.listener(b[0]); h != nil {
+			h(from, b[1:])
+			return
+		}
 		m.count.unknown.Add(1)
 	}
+}
+
+// Listen gives every datagram of a kind, from members only, to h; kinds below FirstDatagram are the mesh's own. It is
+// called before Run; h must not block, and owns the body.
+func (m *Mesh) Listen(kind byte, h func(from peer.ID, body []byte)) {
+	if kind < FirstDatagram {
+		panic(fmt.Sprintf("mesh: datagrams of kind %d are its own", kind))
+	}
+	m.calls.mu.Lock()
+	defer m.calls.mu.Unlock()
+	m.calls.listeners[kind] = h
+}
+
+// Datagram sends one of a kind that the other end listens for. It may be lost.
+func (m *Mesh) Datagram(to peer.ID, kind byte, body []byte) error {
+	if 1+len(body) > MaxDatagram {
+		return fmt.Errorf("send datagram of %d bytes, at most %d", len(body), MaxDatagram-1)
+	}
+	if !m.roster.Member(to) {
+		return ErrNotMember
+	}
+	return m.packets.Send(to, append([]byte{kind}, body...))
 }
 
 // deaf reports whether datagrams do not come through now.

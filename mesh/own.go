@@ -18,6 +18,20 @@ type ownRecord struct {
 // outbidEvery keeps two machines with one key from outbidding each other as fast as messages travel.
 const outbidEvery = 5 * time.Second
 
+// SavedRecord is what this node said about itself last, by what the store holds; the zero Record when there is none, or
+// none that can be read.
+func SavedRecord(s Store) (Record, error) {
+	saved, err := s.Load(storeSelf)
+	if err != nil {
+		return Record{}, fmt.Errorf("load own record: %w", err)
+	}
+	rec, err := parseRecord(saved)
+	if err != nil {
+		return Record{}, nil //nolint:nilerr // New says so
+	}
+	return rec, nil
+}
+
 // startRecord goes on from the saved record. Its epoch is used again only when nothing is said anew.
 func (m *Mesh) startRecord(saved []byte, want Record) error {
 	m.own.mu.Lock()
@@ -45,10 +59,10 @@ func (m *Mesh) Publish(change func(*Record)) error {
 	change(&rec)
 	before := m.own.now.Epoch
 	err := m.say(rec, before)
-	grown := m.own.now.Epoch != before
+	grown, raw := m.own.now.Epoch != before, m.own.now.raw
 	m.own.mu.Unlock()
 	if grown {
-		m.Changed("records")
+		m.Announce("records", listOf(raw))
 	}
 	return err
 }

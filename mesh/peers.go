@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -92,6 +93,9 @@ func (m *Mesh) hearRumour(name string, alive bool) {
 	if !known && !alive {
 		delete(m.life, id)
 	}
+	if changed {
+		m.living = nil
+	}
 	m.mu.Unlock()
 	if !changed || !known {
 		return
@@ -131,20 +135,38 @@ func (m *Mesh) admitStranger(id peer.ID) bool {
 	return strangers < maxStrangers
 }
 
-// alive lists the members that rumour says are alive, without this node.
+// alive lists the members that rumour says are alive, without this node. The caller does not change the list: it is made
+// once for many readers.
 func (m *Mesh) alive() []peer.ID {
 	if m.roster.Removed(m.self) {
 		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var ids []peer.ID
-	for id, l := range m.life {
-		if l.alive && m.roster.Member(id) {
-			ids = append(ids, id)
+	if m.living == nil {
+		m.living = make([]peer.ID, 0, len(m.life))
+		for id, l := range m.life {
+			if l.alive && m.roster.Member(id) {
+				m.living = append(m.living, id)
+			}
 		}
 	}
-	return ids
+	return m.living
+}
+
+// someAlive picks up to n of them at random.
+func (m *Mesh) someAlive(n int) []peer.ID {
+	ids := m.alive()
+	if len(ids) <= n {
+		return slices.Clone(ids)
+	}
+	some := make([]peer.ID, 0, n)
+	for len(some) < n {
+		if id := ids[rand.IntN(len(ids))]; !slices.Contains(some, id) {
+			some = append(some, id)
+		}
+	}
+	return some
 }
 
 // others lists the members without this node; nobody is left to one that was removed itself.
@@ -200,6 +222,12 @@ func (m *Mesh) Peer(id peer.ID) (peer.Info, bool) {
 		info.Trusted = rec.Trusted
 		info.MTU = rec.MTU
 		info.Build = rec.Build
+		info.Reflected = rec.Reflected
+		info.NAT = rec.NAT
+		info.Relays = rec.Abilities&AbilityRelay != 0
+		info.Dialable = rec.Abilities&AbilityDialable != 0
+		info.Homes = rec.Homes
+		info.TCPPort = rec.TCPPort
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -222,6 +250,11 @@ func (m *Mesh) Peer(id peer.ID) (peer.Info, bool) {
 func (m *Mesh) Record(id peer.ID) (Record, bool) {
 	rec, ok := m.records.get(id)
 	return rec.clone(), ok
+}
+
+// Introduced reports whether a member's record is known: what its sessions need stands there.
+func (m *Mesh) Introduced(id peer.ID) bool {
+	return m.records.has(id)
 }
 
 // Watch makes a channel that is filled when anything that Peers, Peer or the roster tell has changed. It has capacity 1:

@@ -2,11 +2,13 @@ package mesh
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"weft/crypto/identity"
@@ -23,6 +25,8 @@ const (
 	MaxTrusted    = 16
 	MaxTransports = 8
 	MaxHosts      = 2
+	MaxReflected  = 4
+	MaxHomes      = 3
 	maxTransport  = 24 // bytes of a transport's name
 	maxBuild      = 48 // bytes
 
@@ -43,9 +47,20 @@ type Record struct {
 	Trusted    []netip.Prefix   // its --trusted-subnets
 	MTU        int              // of its underlay, bytes
 	Build      string
-	Abilities  uint64       // bits; append-only, none is defined yet
+	Abilities  uint64       // bits; append-only
 	Hosts      []netip.Addr // the machine's own addresses out of its blocks, IPv4 first
+
+	Reflected []netip.AddrPort // where others hear its weft port over UDP
+	NAT       peer.NAT
+	Homes     []peer.Home // relays that it keeps a session with, best first
+	TCPPort   uint16      // a second TCP port; 0: it has none
 }
+
+// Abilities of a member.
+const (
+	AbilityRelay    uint64 = 1 << iota // carries packets and streams of others
+	AbilityDialable                    // others have reached it unasked
+)
 
 // The layout of a record. A field that this build does not know stays where it is, under the signature.
 //
@@ -67,6 +82,10 @@ const (
 	recordBuild      = 11
 	recordAbilities  = 12
 	recordHosts      = 13 // list
+	recordReflected  = 14 // list
+	recordNAT        = 15
+	recordHomes      = 16 // list of NodeID(16) and milliseconds(2)
+	recordTCPPort    = 17
 )
 
 // clone shares no slice with rec.
@@ -75,6 +94,8 @@ func (rec Record) clone() Record {
 	rec.Transports = slices.Clone(rec.Transports)
 	rec.Trusted = slices.Clone(rec.Trusted)
 	rec.Hosts = slices.Clone(rec.Hosts)
+	rec.Reflected = slices.Clone(rec.Reflected)
+	rec.Homes = slices.Clone(rec.Homes)
 	return rec
 }
 
@@ -82,11 +103,12 @@ func (rec Record) clone() Record {
 // first.
 func (rec Record) normal() Record {
 	rec = rec.clone()
-	for i, ep := range rec.Endpoints {
-		rec.Endpoints[i] = netip.AddrPortFrom(ep.Addr().Unmap().WithZone(""), ep.Port())
+	rec.Endpoints = plain(rec.Endpoints, MaxEndpoints)
+	rec.Reflected = plain(rec.Reflected, MaxReflected)
+	rec.Homes = rec.Homes[:min(len(rec.Homes), MaxHomes)]
+	for i, h := range rec.Homes {
+		rec.Homes[i].RTT = min(max(h.RTT, 0), maxHomeRTT).Truncate(time.Millisecond)
 	}
-	rec.Endpoints = slices.DeleteFunc(rec.Endpoints, func(ep netip.AddrPort) bool { return !ep.IsValid() })
-	rec.Endpoints = rec.Endpoints[:min(len(rec.Endpoints), MaxEndpoints)]
 	for i, p := range rec.Trusted {
 		rec.Trusted[i] = p.Masked()
 	}
@@ -100,6 +122,30 @@ func (rec Record) normal() Record {
 		rec.Endpoints = rec.Endpoints[:len(rec.Endpoints)-1]
 	}
 	return rec
+}
+
+// plain brings endpoints into the form that travels.
+func plain(endpoints []netip.AddrPort, most int) []netip.AddrPort {
+	for i, ep := range endpoints {
+		endpoints[i] = netip.AddrPortFrom(ep.Addr().Unmap().WithZone(""), ep.Port())
+	}
+	endpoints = slices.DeleteFunc(endpoints, func(ep netip.AddrPort) bool { return !ep.IsValid() })
+	return endpoints[:min(len(endpoints), most)]
+}
+
+// maxHomeRTT is the longest round trip that a record can tell.
+const maxHomeRTT = (1<<16 - 1) * time.Millisecond
+
+func appendHome(h peer.Home) []byte {
+	return binary.BigEndian.AppendUint16(h.ID[:], uint16(h.RTT.Milliseconds()))
+}
+
+func parseHome(b []byte) (peer.Home, error) {
+	if len(b) != peer.IDSize+2 {
+		return peer.Home{}, errors.New("a home relay of another length")
+	}
+	ms := binary.BigEndian.Uint16(b[peer.IDSize:])
+	return peer.Home{ID: peer.ID(b[:peer.IDSize]), RTT: time.Duration(ms) * time.Millisecond}, nil
 }
 
 // body is what the signature covers.
@@ -143,6 +189,18 @@ func (rec Record) append(b []byte) []byte {
 	}
 	if len(rec.Hosts) > 0 {
 		b = tlv.AppendList(b, recordHosts, each(rec.Hosts, netip.Addr.AsSlice))
+	}
+	if len(rec.Reflected) > 0 {
+		b = tlv.AppendList(b, recordReflected, each(rec.Reflected, tlv.AddrPort))
+	}
+	if rec.NAT != peer.NATUnknown {
+		b = tlv.AppendUint16(b, recordNAT, uint16(rec.NAT))
+	}
+	if len(rec.Homes) > 0 {
+		b = tlv.AppendList(b, recordHomes, each(rec.Homes, appendHome))
+	}
+	if rec.TCPPort != 0 {
+		b = tlv.AppendUint16(b, recordTCPPort, rec.TCPPort)
 	}
 	return b
 }
@@ -219,6 +277,20 @@ func parseRecord(raw []byte) (Record, error) {
 		}
 		rec.Hosts = append(rec.Hosts, a)
 	}
+	for _, b := range r.List(recordReflected, MaxReflected) {
+		ep, err := tlv.ParseAddrPort(b)
+		r.Fail(err)
+		rec.Reflected = append(rec.Reflected, ep)
+	}
+	if nat := r.Uint16(recordNAT); nat <= uint16(peer.NATHard) { // a kind of a newer build is as good as unknown
+		rec.NAT = peer.NAT(nat)
+	}
+	for _, b := range r.List(recordHomes, MaxHomes) {
+		h, err := parseHome(b)
+		r.Fail(err)
+		rec.Homes = append(rec.Homes, h)
+	}
+	rec.TCPPort = r.Uint16(recordTCPPort)
 	if rec.Epoch == 0 || rec.Epoch > maxEpoch {
 		r.Fail(fmt.Errorf("epoch %d", rec.Epoch))
 	}

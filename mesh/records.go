@@ -34,7 +34,7 @@ type stored struct {
 
 // newer decides between two records of one member. Equal epochs come from a key that runs twice; the bytes decide, so
 // that all decide alike.
-func newer(a, b stored) bool {
+func newer(a, b *stored) bool {
 	if a.Epoch != b.Epoch {
 		return a.Epoch > b.Epoch
 	}
@@ -46,24 +46,39 @@ type records struct {
 	self      peer.ID
 	publicKey func(peer.ID) (ed25519.PublicKey, bool)
 	removed   func(peer.ID) bool
+	memo      *Memo
 
-	mu    sync.RWMutex // guards all below
-	byID  map[peer.ID]stored
+	mu    sync.RWMutex        // guards all below
+	byID  map[peer.ID]*stored // what it points to never changes
 	tree  tree
 	dirty bool // differs from what is in the store
 
 	unwritten chan struct{} // capacity 1: the store lacks something
 }
 
-func newRecords(self peer.ID, publicKey func(peer.ID) (ed25519.PublicKey, bool), removed func(peer.ID) bool) *records {
-	return &records{self: self, publicKey: publicKey, removed: removed, byID: map[peer.ID]stored{}, unwritten: make(chan struct{}, 1)}
+func newRecords(
+	self peer.ID, publicKey func(peer.ID) (ed25519.PublicKey, bool), removed func(peer.ID) bool, memo *Memo,
+) *records {
+	return &records{
+		self: self, publicKey: publicKey, removed: removed, memo: memo,
+		byID: map[peer.ID]*stored{}, unwritten: make(chan struct{}, 1),
+	}
 }
 
 func (r *records) get(id peer.ID) (Record, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	s, ok := r.byID[id]
-	return s.Record, ok
+	if !ok {
+		return Record{}, false
+	}
+	return s.Record, true
+}
+
+func (r *records) has(id peer.ID) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byID[id] != nil
 }
 
 func (r *records) len() int {
@@ -73,7 +88,7 @@ func (r *records) len() int {
 }
 
 // put is called with the lock held.
-func (r *records) put(s stored) {
+func (r *records) put(s *stored) {
 	if old, ok := r.byID[s.ID]; ok {
 		r.tree.remove(s.ID[0], sha256.Sum256(old.raw))
 	}
@@ -87,7 +102,7 @@ func (r *records) put(s stored) {
 func (r *records) setOwn(s stored) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.put(s)
+	r.put(&s)
 }
 
 // merge takes every good record that is newer. A record of this node is not taken: when the cluster holds another than
@@ -114,15 +129,18 @@ func (r *records) merge(b []byte) (outbid uint64, err error) {
 }
 
 func (r *records) take(raw []byte) (outbid uint64, err error) {
-	rec, err := parseRecord(raw)
-	if err != nil {
-		return 0, err
+	s, verified := r.memo.record(raw)
+	if !verified {
+		rec, err := parseRecord(raw)
+		if err != nil {
+			return 0, err
+		}
+		s = &stored{rec, raw}
 	}
-	s := stored{rec, raw}
 	r.mu.RLock()
 	old, known := r.byID[s.ID]
 	r.mu.RUnlock()
-	if known && !newer(s, old) && s.ID != r.self || bytes.Equal(raw, old.raw) {
+	if known && (!newer(s, old) && s.ID != r.self || bytes.Equal(raw, old.raw)) {
 		return 0, nil
 	}
 	if r.removed(s.ID) {
@@ -132,13 +150,16 @@ func (r *records) take(raw []byte) (outbid uint64, err error) {
 	if !ok {
 		return 0, errUnknownMember
 	}
-	if !verifyRecord(pub, raw) {
+	if !verified && !verifyRecord(pub, raw) {
 		return 0, fmt.Errorf("record of %s: %w", s.ID.Short(), identity.ErrSignature)
 	}
 	if s.ID == r.self {
 		return s.Epoch, nil
 	}
-	s.raw = bytes.Clone(raw)
+	if !verified {
+		s.raw = bytes.Clone(raw)
+		r.memo.keep(s)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.publicKey(s.ID); !ok { // removed meanwhile, and forgotten or about to be
@@ -179,7 +200,11 @@ func (r *records) summary() []byte {
 func (r *records) snapshot() []byte {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	b := []byte{byte(listVersion)}
+	size := 1
+	for _, s := range r.byID {
+		size += itemHead + len(s.raw)
+	}
+	b := append(make([]byte, 0, size), byte(listVersion))
 	for _, s := range r.byID {
 		b = appendItem(b, s.raw)
 	}
@@ -236,16 +261,27 @@ func (m *Mesh) takeRecord(digests []byte) {
 		return
 	}
 	if !bytes.Equal(before, m.records.digest()) {
-		m.Changed("records")
+		m.Announce("records", listOf(bytes.Clone(raw)))
 	}
 }
 
 // recordsReplica is the records as other nodes see them.
 type recordsReplica struct{ m *Mesh }
 
-func (r recordsReplica) Digest() []byte              { return r.m.records.digest() }
-func (r recordsReplica) Snapshot() []byte            { return r.m.records.snapshot() }
-func (r recordsReplica) Summary() []byte             { return r.m.records.summary() }
+func (r recordsReplica) Digest() []byte   { return r.m.records.digest() }
+func (r recordsReplica) Snapshot() []byte { return r.m.records.snapshot() }
+func (r recordsReplica) Summary() []byte  { return r.m.records.summary() }
+
+// about is whose record a list of one holds.
+func (r recordsReplica) about(list []byte) string {
+	for raw, err := range listItems("records", list) {
+		if rec, bad := parseRecord(raw); err == nil && bad == nil {
+			return string(rec.ID[:])
+		}
+		break
+	}
+	return ""
+}
 func (r recordsReplica) Delta(summary []byte) []byte { return r.m.records.delta(summary) }
 func (r recordsReplica) Merge(b []byte) error {
 	outbid, err := r.m.records.merge(b)

@@ -58,6 +58,7 @@ const (
 	digestFrom    = 1 // node; only where the carrier does not say it
 	digestSums    = 2 // list of sum(16) name
 	digestRecord  = 3 // the sender's own record; only where the carrier is a stream
+	digestNews    = 4 // list of length(1) name content; only in datagrams
 
 	pullVersion = tlv.Version(0x10)
 	pullName    = 1
@@ -79,6 +80,15 @@ func (m *Mesh) Snapshot(name string) []byte {
 		return nil
 	}
 	return r.Snapshot()
+}
+
+// Digest names the state of that name as it is here; nil when there is none.
+func (m *Mesh) Digest(name string) []byte {
+	r := m.sync.replica(name)
+	if r == nil {
+		return nil
+	}
+	return r.Digest()
 }
 
 // digests is the state of all replicas.

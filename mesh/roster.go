@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"maps"
 	"slices"
@@ -28,7 +29,8 @@ type Roster struct {
 	root    ed25519.PublicKey
 	founder peer.ID
 	store   Store
-	changed func() // after every growth, outside the locks
+	memo    *Memo
+	changed func(news [][]byte) // after every growth, outside the locks; news is what this node has added itself
 
 	write sync.Mutex // held from reading to publishing a change, also while it is saved
 
@@ -55,12 +57,13 @@ type revoked struct {
 }
 
 // newRoster takes what the store held. The error tells what of it was not good; the roster can be used even so.
-func newRoster(c *identity.Cluster, store Store, saved []byte) (*Roster, error) {
+func newRoster(c *identity.Cluster, store Store, saved []byte, memo *Memo) (*Roster, error) {
 	r := &Roster{
 		root:    c.Root,
 		founder: c.Founder,
 		store:   store,
-		changed: func() {},
+		memo:    memo,
+		changed: func([][]byte) {},
 		items:   map[hash][]byte{},
 		facts: facts{
 			certificates: map[peer.ID]*identity.Certificate{},
@@ -283,6 +286,18 @@ func (r *Roster) Items() [][]byte {
 		items = append(items, r.items[h])
 	}
 	return items
+}
+
+// holds reports whether all items of a list are part of the roster.
+func (r *Roster) holds(list []byte) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for raw, err := range listItems("roster", list) {
+		if err != nil || r.items[sha256.Sum256(raw)] == nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Roster) unknownItems() int {

@@ -228,14 +228,17 @@ type calls struct {
 	serving  map[peer.ID]int
 	total    int
 
+	listeners map[byte]func(from peer.ID, body []byte) // of datagrams
+
 	made chan struct{} // one token per call being made
 }
 
 func newCalls() *calls {
 	return &calls{
-		handlers: map[string]Handler{},
-		serving:  map[peer.ID]int{},
-		made:     make(chan struct{}, callsMade),
+		handlers:  map[string]Handler{},
+		serving:   map[peer.ID]int{},
+		listeners: map[byte]func(peer.ID, []byte){},
+		made:      make(chan struct{}, callsMade),
 	}
 }
 
@@ -263,6 +266,12 @@ func (c *calls) handler(method string) Handler {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.handlers[method]
+}
+
+func (c *calls) listener(kind byte) func(peer.ID, []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.listeners[kind]
 }
 
 // serveCall serves one stream of kind StreamCall and leaves closing it to the caller.

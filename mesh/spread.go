@@ -26,6 +26,8 @@ const (
 	swapsAtOnce = 4
 
 	pullsAtOnce = 8
+	pullsOfOne  = 2 // of one state, of those that began within pullSoon
+	pullSoon    = time.Second
 	pullPause   = 50 * time.Millisecond // between pulls from one member
 	hearPause   = 10 * time.Millisecond // between digests of one member that are looked at
 	maxParts    = 8                     // of a large state, pulled one after the other
@@ -42,10 +44,27 @@ type syncer struct {
 	replicas map[string]Replica
 	order    []string // of registration: later ones may need earlier ones
 	rounds   int      // in which the last change is still to be told
-	told     map[peer.ID]map[string]sum
+	told     map[peer.ID]told
 	pulling  peer.Set
+	busy     map[string][]time.Time // when the pulls under way began, by state
 	swapping peer.Set
 	tried    map[source]trial
+	later    map[peer.ID]told // put off
+	retry    *time.Timer      // will see to it; nil: nothing is put off
+
+	pieces    []*piece // to tell, oldest first
+	seen      map[sum]struct{}
+	seenOrder []sum // a ring of what is seen
+	seenNext  int
+	lively    map[string]lively
+
+	letters chan letter
+}
+
+// told is what a member last told, and when.
+type told struct {
+	sums map[string]sum
+	at   time.Time
 }
 
 type source struct {
@@ -65,10 +84,15 @@ func newSyncer(m *Mesh) *syncer {
 		wake:     make(chan struct{}, 1),
 		news:     make(chan struct{}, 1),
 		replicas: map[string]Replica{},
-		told:     map[peer.ID]map[string]sum{},
+		told:     map[peer.ID]told{},
 		pulling:  peer.Set{},
+		busy:     map[string][]time.Time{},
 		swapping: peer.Set{},
 		tried:    map[source]trial{},
+		later:    map[peer.ID]told{},
+		seen:     map[sum]struct{}{},
+		lively:   map[string]lively{},
+		letters:  make(chan letter, newsInbox),
 	}
 }
 
@@ -109,6 +133,8 @@ func (s *syncer) changed(name string) {
 func (s *syncer) run(ctx context.Context) {
 	var pulls sync.WaitGroup
 	defer pulls.Wait()
+	pulls.Go(func() { s.runNews(ctx) })
+	defer s.dropPutOff()
 	var last time.Time // when it was told
 	due := time.Now().Add(jitter(repairEvery))
 	timer := time.NewTimer(time.Until(due))
@@ -133,7 +159,7 @@ func (s *syncer) run(ctx context.Context) {
 			due = last.Add(again)
 			timer.Reset(again)
 			if !s.mesh.deaf() {
-				s.tellTo(ids...)
+				s.tellRound(ids)
 				continue
 			}
 			for _, id := range s.begin(ids) {
@@ -153,16 +179,30 @@ func (s *syncer) turn() (ids []peer.ID, again time.Duration) {
 	fanout, again := 1, jitter(repairEvery)
 	if s.rounds > 0 {
 		fanout = spreadFanout
-		if s.rounds--; s.rounds > 0 {
+		if s.rounds--; s.rounds == 0 && len(s.pieces) > 0 && !s.mesh.deaf() {
+			s.rounds = 1 // not all could be told at once
+		}
+		if s.rounds > 0 {
 			again = spreadPause
 		}
 	}
 	s.mu.Unlock()
-	ids = s.mesh.alive()
-	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	return ids[:min(fanout, len(ids))], again
+	return s.mesh.someAlive(fanout), again
 }
 
+// tellRound tells digests and news.
+func (s *syncer) tellRound(ids []peer.ID) {
+	if len(ids) == 0 {
+		return
+	}
+	for _, b := range s.messages() {
+		for _, id := range ids {
+			s.mesh.send(id, datagramDigest, b)
+		}
+	}
+}
+
+// tellTo tells digests.
 func (s *syncer) tellTo(ids ...peer.ID) {
 	if len(ids) == 0 {
 		return
@@ -231,7 +271,7 @@ func (s *syncer) meet(from peer.ID, b []byte) error {
 // hear takes a member's digests. Only the last ones count, so a flood fills nothing.
 func (s *syncer) hear(from peer.ID, d map[string]sum) {
 	s.mu.Lock()
-	s.told[from] = d
+	s.told[from] = told{d, time.Now()}
 	s.mu.Unlock()
 	signal(s.news)
 }
@@ -263,12 +303,25 @@ func (s *syncer) pullAll(ctx context.Context, from peer.ID) {
 
 	lacks, pause := false, hearPause
 	for _, name := range order {
-		theirs, ok := told[name]
+		theirs, ok := told.sums[name]
 		if !ok || s.inVain(source{from, name}, theirs) {
+			continue
+		}
+		switch wait, pull := s.patience(name, told.at); {
+		case !pull:
+			continue
+		case wait > 0:
+			s.putOff(from, name, told, wait)
+			continue
+		}
+		began, ok := s.enter(name)
+		if !ok {
+			s.putOff(from, name, told, pullPause)
 			continue
 		}
 		pause = pullPause
 		differs, err := s.pullOne(ctx, from, name)
+		s.leave(name, began)
 		if err != nil {
 			s.mesh.count.pullsFailed.Add(1)
 			s.mesh.log.Debug("state not pulled", "peer", from, "state", name, "err", err)
@@ -282,6 +335,71 @@ func (s *syncer) pullAll(ctx context.Context, from peer.ID) {
 	sleep(ctx, pause)
 	s.mu.Lock()
 	delete(s.pulling, from)
+	s.mu.Unlock()
+	signal(s.news)
+}
+
+// enter reports whether a state may be pulled now: several members that tell of one change are not all asked for it. One
+// that does not answer soon keeps nobody from asking another.
+func (s *syncer) enter(name string) (began time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	began, fresh := time.Now(), 0
+	for _, t := range s.busy[name] {
+		if began.Sub(t) < pullSoon {
+			fresh++
+		}
+	}
+	if fresh >= pullsOfOne {
+		return began, false
+	}
+	s.busy[name] = append(s.busy[name], began)
+	return began, true
+}
+
+func (s *syncer) leave(name string, began time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.busy[name], began); i >= 0 {
+		s.busy[name] = slices.Delete(s.busy[name], i, i+1)
+	}
+}
+
+// putOff has one state looked at again after a while. What is old is dropped: the members tell again.
+func (s *syncer) putOff(from peer.ID, name string, t told, wait time.Duration) {
+	if time.Since(t.at) > repairEvery {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.later[from].sums == nil {
+		s.later[from] = told{map[string]sum{}, t.at}
+	}
+	s.later[from].sums[name] = t.sums[name]
+	if s.retry == nil {
+		s.retry = time.AfterFunc(wait, s.takeUp)
+	}
+}
+
+// dropPutOff ends the timer with the run.
+func (s *syncer) dropPutOff() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.retry != nil {
+		s.retry.Stop()
+	}
+}
+
+// takeUp looks at what was put off, unless the member has told something newer.
+func (s *syncer) takeUp() {
+	s.mu.Lock()
+	s.retry = nil
+	for from, t := range s.later {
+		if s.told[from].sums == nil {
+			s.told[from] = t
+		}
+	}
+	clear(s.later)
 	s.mu.Unlock()
 	signal(s.news)
 }

@@ -13,6 +13,7 @@ type counters struct {
 	panics       atomic.Uint64
 	pulls        atomic.Uint64
 	pullsFailed  atomic.Uint64
+	news         atomic.Uint64
 }
 
 // Stats are counters since New.
@@ -26,31 +27,21 @@ type Stats struct {
 	Panics        uint64 // of handlers
 	Pulls         uint64 // of replicated state
 	PullsFailed   uint64
-	MembersKnown  int // certificates' nodes, this one included
-	MembersAlive  int // by rumour, this one included
-	GossipHealth  int // memberlist's own score: 0 is healthy
-	UnknownItems  int // of the roster, kept for newer builds
+	News          uint64 // pieces of news that changed something here
+	MembersKnown  int    // certificates' nodes, this one included
+	MembersAlive  int    // by rumour, this one included
+	GossipHealth  int    // memberlist's own score: 0 is healthy
+	UnknownItems  int    // of the roster, kept for newer builds
 	RecordsStored int
 }
 
-// Stats reads the counters.
+// Stats reads the counters, and counts what the mesh knows.
 func (m *Mesh) Stats() Stats {
-	c := &m.count
-	s := Stats{
-		Refused:       c.refused.Load(),
-		Dropped:       c.dropped.Load(),
-		Unknown:       c.unknown.Load(),
-		Malformed:     c.malformed.Load(),
-		SendFailed:    c.sendFailed.Load(),
-		RefusedCalls:  c.refusedCalls.Load(),
-		Panics:        c.panics.Load(),
-		Pulls:         c.pulls.Load(),
-		PullsFailed:   c.pullsFailed.Load(),
-		MembersKnown:  1 + len(m.others()),
-		MembersAlive:  1 + len(m.alive()),
-		UnknownItems:  m.roster.unknownItems(),
-		RecordsStored: m.records.len(),
-	}
+	s := m.Counters()
+	s.MembersKnown = 1 + len(m.others())
+	s.MembersAlive = 1 + len(m.alive())
+	s.UnknownItems = m.roster.unknownItems()
+	s.RecordsStored = m.records.len()
 	m.mu.Lock()
 	members := m.members
 	m.mu.Unlock()
@@ -58,4 +49,21 @@ func (m *Mesh) Stats() Stats {
 		s.GossipHealth = members.GetHealthScore()
 	}
 	return s
+}
+
+// Counters is the part of Stats that costs nothing: what is counted as it happens.
+func (m *Mesh) Counters() Stats {
+	c := &m.count
+	return Stats{
+		Refused:      c.refused.Load(),
+		Dropped:      c.dropped.Load(),
+		Unknown:      c.unknown.Load(),
+		Malformed:    c.malformed.Load(),
+		SendFailed:   c.sendFailed.Load(),
+		RefusedCalls: c.refusedCalls.Load(),
+		Panics:       c.panics.Load(),
+		Pulls:        c.pulls.Load(),
+		PullsFailed:  c.pullsFailed.Load(),
+		News:         c.news.Load(),
+	}
 }

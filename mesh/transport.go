@@ -217,6 +217,7 @@ func (m *Mesh) memberlistConfig(t *transport) *memberlist.Config {
 	c.BindPort = gossipPort
 	c.AdvertisePort = gossipPort
 	c.RetransmitMult = 8
+	c.GossipNodes = 6 // a partition of a hundred heals in half the time; costs nothing while there is nothing to tell
 	c.EnableCompression = false
 	c.GossipToTheDeadTime = 60 * time.Second
 	c.DeadNodeReclaimTime = 30 * time.Second

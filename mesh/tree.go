@@ -17,23 +17,28 @@ type sum [16]byte
 // tree summarises a set of entries in 256 buckets, so that two nodes that differ in one entry exchange one bucket. The
 // bucket of an entry is chosen by its owner; it should spread evenly.
 type tree struct {
-	entries [256]map[hash]struct{}
-	sums    [256]sum // of sorted entries; zero when empty
+	entries [256][]hash // sorted: a map for each bucket would take ten times the memory of a few entries
+	sums    [256]sum    // of entries; zero when empty
 	stale   [256]bool
 	root    sum
 	fresh   bool // root is of the present entries
 }
 
 func (t *tree) add(bucket byte, h hash) {
-	if t.entries[bucket] == nil {
-		t.entries[bucket] = map[hash]struct{}{}
+	i, known := slices.BinarySearchFunc(t.entries[bucket], h, hash.compare)
+	if known {
+		return
 	}
-	t.entries[bucket][h] = struct{}{}
+	t.entries[bucket] = slices.Insert(t.entries[bucket], i, h)
 	t.stale[bucket], t.fresh = true, false
 }
 
 func (t *tree) remove(bucket byte, h hash) {
-	delete(t.entries[bucket], h)
+	i, known := slices.BinarySearchFunc(t.entries[bucket], h, hash.compare)
+	if !known {
+		return
+	}
+	t.entries[bucket] = slices.Delete(t.entries[bucket], i, i+1)
 	t.stale[bucket], t.fresh = true, false
 }
 
@@ -47,13 +52,8 @@ func (t *tree) refresh() {
 		if len(t.entries[i]) == 0 {
 			continue
 		}
-		keys := make([]hash, 0, len(t.entries[i]))
-		for h := range t.entries[i] {
-			keys = append(keys, h)
-		}
-		slices.SortFunc(keys, hash.compare)
 		d := sha256.New()
-		for _, h := range keys {
+		for _, h := range t.entries[i] {
 			d.Write(h[:])
 		}
 		copy(t.sums[i][:], d.Sum(nil))
@@ -72,7 +72,7 @@ func (t *tree) digest() []byte {
 // summary lists the sums of buckets that are not empty: bucket(1) sum(16), in order.
 func (t *tree) summary() []byte {
 	t.refresh()
-	var b []byte
+	b := make([]byte, 0, len(t.sums)*(1+len(sum{})))
 	for i, s := range t.sums {
 		if s != (sum{}) {
 			b = append(append(b, byte(i)), s[:]...)

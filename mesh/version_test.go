@@ -65,8 +65,8 @@ func TestFieldsAndItemsOfNewerBuildsSurvive(t *testing.T) {
 		// It gives its record to one of them only, in a pull.
 		port := w.net.Port(newer.id())
 		port.Serve(servePull(t, list(record)))
-		send(t, port, w.nodes[1].id(), digestOf("records"))
 		w.within(5*time.Second, func() string {
+			send(t, port, w.nodes[1].id(), digestOf("records")) // members tell again and again
 			for _, n := range w.nodes {
 				if info, _ := n.mesh.Peer(newer.id()); info.Epoch != 5 || info.Name != "newer" || info.MTU != 1401 {
 					return n.name + " has not read the newer record"

@@ -146,6 +146,24 @@ func TestRemovedNodesStayOut(t *testing.T) {
 	})
 }
 
+// Whoever leaves has told others what it knows. A vote that it gives later would be known to nobody who counts.
+func TestAMemberThatLeavesHasNoVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3, 3)
+		l.node("n3").down.Store(true)
+		leaver := l.node("n2")
+		leaver.gone[leaver.key.ID()] = identity.Left
+		key := must(identity.NewKey())
+		// n1 alone is no quorum of three.
+		if _, err := Join(t.Context(), l.config(l.invite(identity.Terms{}, "n1"), key, "new")); Code(err) != CodeNoQuorum {
+			t.Errorf("%v, want %s", err, CodeNoQuorum)
+		}
+		if _, ok := leaver.roster.Certificate(key.ID()); ok {
+			t.Error("it has taken a certificate")
+		}
+	})
+}
+
 func TestQuorums(t *testing.T) {
 	for name, c := range map[string]struct {
 		members int

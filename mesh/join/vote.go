@@ -32,8 +32,14 @@ func answered[T interface{ append([]byte) []byte }](a T, err error) ([]byte, err
 	return yes(a.append(nil)), nil
 }
 
+// errOut is the answer of a member that leaves: what it knows it has told others already, so it is no witness any more.
+var errOut = errors.New("this member has no vote any more")
+
 // vote checks everything about an application as if nobody had before, and promises.
 func (s *Sponsor) vote(from peer.ID, q *ask) (*promised, error) {
+	if _, out := s.cfg.Removed(s.self); out {
+		return nil, errOut
+	}
 	root := s.cfg.Cluster.Root
 	if err := s.checkIssuer(from, q.delegation); err != nil {
 		return nil, errInvalid(err)
@@ -208,6 +214,9 @@ func (s *Sponsor) handleCommit(_ context.Context, from peer.ID, req []byte) ([]b
 // commit takes a certificate into the roster. A certificate that this member promised always fits; one that it did not
 // promise must not exceed the uses, which can only happen when the issuer was stopped for longer than a promise lives.
 func (s *Sponsor) commit(q *issued) error {
+	if _, out := s.cfg.Removed(s.self); out {
+		return errOut
+	}
 	cert := q.certificate
 	if err := cert.Verify(s.cfg.Cluster.Root); err != nil {
 		return errInvalid(err)
