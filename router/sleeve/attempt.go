@@ -2,13 +2,13 @@ package sleeve
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"weft/crypto/noise"
 	"weft/crypto/psk"
 	"weft/crypto/seal"
+	"weft/mesh/path"
 )
 
 // attempt is an initiation that waits for its response.
@@ -19,7 +19,7 @@ type attempt struct {
 }
 
 func (l *link) canInitiate() bool {
-	return len(l.peer.Secrets) > 0 && (len(l.peer.Endpoints) > 0 || l.endpoint.IsValid())
+	return len(l.peer.Secrets) > 0 && l.paths.Len() > 0
 }
 
 // handshakeDue is when a handshake is wanted, by the state of the session alone.
@@ -35,7 +35,7 @@ func (l *link) handshakeDue(now time.Time) time.Time {
 			due = due.Add(rekeyCourtesy)
 		}
 	}
-	if t := l.prober.unanswered; !t.IsZero() && t.Add(silentAfter).Before(due) {
+	if t := l.paths.Quiet(); !t.IsZero() && t.Add(silentAfter).Before(due) {
 		due = t.Add(silentAfter)
 	}
 	return due
@@ -47,7 +47,7 @@ func (l *link) initiate(now time.Time, out []message) []message {
 	if l.since.IsZero() {
 		l.since = now
 	}
-	o := noise.Offer{Counter: l.node.counter(), Epoch: l.node.epoch, MTU: uint16(l.mtu.want)}
+	o := noise.Offer{Counter: l.node.counter(), Epoch: l.node.epoch, MTU: uint16(l.paths.MTU())}
 	for _, s := range seal.Supported() {
 		o.Ciphers = append(o.Ciphers, uint8(s))
 	}
@@ -75,15 +75,12 @@ func (l *link) initiate(now time.Time, out []message) []message {
 // targets are where the next initiation goes: along the living session first, else to all candidates at once. The peer
 // answers the copy that comes first, and if just that path is deaf in the other direction every round would fail the
 // same way: so every second round has one candidate to itself.
-func (l *link) targets(now time.Time) []netip.AddrPort {
-	alive := l.current != nil && l.prober.silence(now) < silentAfter
-	if alive && l.endpoint.IsValid() && l.tries < 3 {
-		return []netip.AddrPort{l.endpoint}
+func (l *link) targets(now time.Time) []path.Path {
+	alive := l.current != nil && l.paths.Silence(now) < silentAfter
+	if to := l.paths.Active(); alive && !to.IsZero() && l.tries < 3 {
+		return []path.Path{to}
 	}
-	all := slices.Clone(l.peer.Endpoints)
-	if l.endpoint.IsValid() && !slices.Contains(all, l.endpoint) {
-		all = append(all, l.endpoint)
-	}
+	all := l.paths.Targets()
 	if l.tries%2 == 1 && len(all) > 1 {
 		i := l.tries / 2 % len(all)
 		return all[i : i+1]
@@ -111,7 +108,7 @@ func (l *link) accept(o noise.Offer, now time.Time) (noise.Answer, [32]byte, err
 		return noise.Answer{}, [32]byte{}, errRate
 	}
 	l.seen, l.answered = o.Counter, now
-	a := noise.Answer{Epoch: l.node.epoch, MTU: uint16(l.mtu.want)}
+	a := noise.Answer{Epoch: l.node.epoch, MTU: uint16(l.paths.MTU())}
 	for _, s := range seal.Supported() {
 		if slices.Contains(o.Ciphers, uint8(s)) {
 			a.Cipher = uint8(s)
@@ -140,7 +137,7 @@ func (l *link) responded(secret noise.Keys, a noise.Answer, far uint32, now time
 }
 
 // response completes our initiation.
-func (l *link) response(msg []byte, from netip.AddrPort, now time.Time) error {
+func (l *link) response(msg []byte, from path.Path, now time.Time) error {
 	if l.attempt == nil || l.attempt.index != noise.Index(msg) {
 		return fmt.Errorf("%w: response to nothing", noise.ErrMessage)
 	}

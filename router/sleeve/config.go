@@ -1,7 +1,9 @@
 package sleeve
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 
 	"weft/crypto/psk"
@@ -31,7 +33,13 @@ type Peer struct {
 	ID          peer.ID
 	NoisePublic [32]byte         // X25519
 	Endpoints   []netip.AddrPort // candidates, best first
-	Secrets     []psk.Secret     // newest first, at most MaxSecrets are used; none: those that are known stay
+	// Relays are nodes that may carry datagrams to the peer, best first, at most path.MaxRelays are used. Which of them
+	// do, and which is best, is measured.
+	Relays []peer.ID
+	// TCP are addresses where the peer accepts datagrams in a TLS stream (ALPN weft-data/1): tried while neither a
+	// datagram nor a relay gets there.
+	TCP     []netip.AddrPort
+	Secrets []psk.Secret // newest first, at most MaxSecrets are used; none: those that are known stay
 }
 
 // MaxSecrets is the number of pair secrets that a peer may have at a time: the new one and the one that it replaces.
@@ -52,6 +60,9 @@ type Config struct {
 	// Foreign gets each datagram of WireGuard's that comes to the port; b is lent until it returns, and the worker that
 	// reads the socket waits for it. nil: they are dropped as malformed.
 	Foreign func(b []byte, from netip.AddrPort)
+	// Dial opens a TLS stream (ALPN weft-data/1) to an address where a peer takes datagrams; nil: none is opened. Nothing
+	// depends on who answers.
+	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	// Log may be nil.
 	Log *slog.Logger
 }

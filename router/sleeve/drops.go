@@ -30,13 +30,20 @@ const (
 	dropNoSecret                   // handshake without a secret in common
 	dropRate                       // handshake beyond the rate limit
 	dropCookie                     // handshake answered with a cookie, under load
+	dropRelayOff                   // to be carried for a peer, and this node carries nothing
+	dropRelayLimit                 // more than is carried for one peer
+	dropRelayUnknown               // to be carried to someone whom we do not know
+	dropRelayAway                  // to be carried to a peer to whom there is no way but by others
+	dropRelayLeg                   // carried as it cannot have been
+	dropStream                     // the stream takes no more
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	"malformed", "unknown_index", "unauthentic", "replay", "expired", "unknown_kind", "source", "destination", "ecn",
 	"no_route", "no_session", "queue_full", "too_big", "send", "tun", "control_overflow", "mac", "stranger",
-	"old_counter", "handshake", "no_secret", "rate", "cookie",
+	"old_counter", "handshake", "no_secret", "rate", "cookie", "relay_off", "relay_limit", "relay_unknown", "relay_away",
+	"relay_leg", "stream_full",
 }
 
 // String is the name in status and metrics.

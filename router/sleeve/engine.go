@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"weft/crypto/noise"
+	"weft/mesh/path"
 	"weft/mesh/peer"
 	"weft/router"
 )
@@ -38,6 +40,7 @@ type Engine struct {
 	log     *slog.Logger
 	start   time.Time // of the engine's clock, which does not follow the wall clock
 	foreign func(b []byte, from netip.AddrPort)
+	dialer  func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 	node    atomic.Pointer[node]      // nil without an identity
 	routes  atomic.Pointer[routes]    // who owns an inner address
@@ -45,6 +48,11 @@ type Engine struct {
 	sockets atomic.Pointer[sockets]
 	tun     atomic.Pointer[tunnel] // nil without a device
 	counter atomic.Uint64
+	relays  atomic.Bool // others may send through this node
+	members atomic.Pointer[members]
+	version atomic.Uint64             // of who carries and which streams are open
+	others  atomic.Pointer[[]peer.ID] // that carry for anybody, as far as is known
+	streams streams
 
 	indexes    directory
 	drops      drops
@@ -59,7 +67,9 @@ type Engine struct {
 	tunnels  []router.Tunnel
 	running  bool
 	ended    bool
+	ctx      context.Context // of Run
 	workers  sync.WaitGroup
+	dials    sync.WaitGroup // started by tick, which ends before they are waited for
 }
 
 type routes = bart.Table[*remote]
@@ -72,7 +82,7 @@ type tunnel struct {
 
 // New checks the configuration. Nothing runs before Run.
 func New(c Config) (*Engine, error) {
-	e := &Engine{log: c.Log, foreign: c.Foreign, start: time.Now(), kick: make(chan struct{}, 1)}
+	e := &Engine{log: c.Log, foreign: c.Foreign, dialer: c.Dial, start: time.Now(), kick: make(chan struct{}, 1)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -81,6 +91,8 @@ func New(c Config) (*Engine, error) {
 	e.controls = controls{e: e, deliver: c.Deliver, queue: make(chan control, controlQueue)}
 	e.routes.Store(new(routes))
 	e.local.Store(new(bart.Lite))
+	e.members.Store(&members{})
+	e.others.Store(new([]peer.ID))
 	return e, nil
 }
 
@@ -92,7 +104,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.mu.Unlock()
 		return errors.New("run sleeve: it has run before")
 	}
-	e.running = true
+	e.running, e.ctx = true, ctx
 	e.startSockets(e.sockets.Load())
 	e.startTUN(e.tun.Load())
 	e.workers.Go(func() { e.tick(ctx) })
@@ -110,6 +122,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	e.mu.Unlock()
 	e.workers.Wait()
+	e.dials.Wait()
 	return nil
 }
 
@@ -208,7 +221,7 @@ func (e *Engine) step(now time.Time) time.Duration {
 	wait := tickMax
 	var out []message
 	for _, r := range all {
-		last := max(r.rx.last.Load(), r.tx.last.Load())
+		last := max(r.rx.last.Load(), r.tx.last.Load(), r.carried.last.Load())
 		busy := last != 0 && e.at(now)-last < int64(busyFor)
 		var next time.Time
 		out = out[:0]
@@ -219,8 +232,12 @@ func (e *Engine) step(now time.Time) time.Duration {
 		}
 		out, next = r.link.step(now, busy, out)
 		waiting := e.publish(r, now)
+		up, _ := r.link.state(now)
+		if t := e.reach(r, up, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
 		r.mu.Unlock()
-		e.send(out...)
+		e.send(r, out...)
 		e.release(waiting)
 		if !next.IsZero() {
 			wait = min(wait, next.Sub(now))
@@ -231,6 +248,7 @@ func (e *Engine) step(now time.Time) time.Duration {
 
 // publish shows the state of a link to the packet paths and returns the packets that waited for it; its lock is held.
 func (e *Engine) publish(r *remote, now time.Time) []queued {
+	e.noteCarrier(r, now)
 	if !r.publish() {
 		return nil
 	}
@@ -250,46 +268,85 @@ func (e *Engine) release(waiting []queued) {
 	o.flush(e.now())
 }
 
-// send sends what links made.
-func (e *Engine) send(out ...message) {
+// send sends what the link of a peer made.
+func (e *Engine) send(r *remote, out ...message) {
 	for _, m := range out {
-		sock := e.sockets.Load().to(m.to)
-		if sock == nil {
+		e.dispatch(r.id, m.to, m.b)
+	}
+}
+
+// dispatch sends one datagram to a peer along a path.
+func (e *Engine) dispatch(to peer.ID, p path.Path, b []byte) {
+	if p.Direct() {
+		e.datagram(p.Endpoint, b)
+		return
+	}
+	h := e.hop(to, p)
+	switch {
+	case h == nil:
+		e.drops.add(dropSend, 1)
+	case h.stream != nil:
+		e.drops.add(dropStream, h.stream.put(b, len(b)))
+	default:
+		s := h.relay.sending.Load()
+		if s == nil || s.path.Relayed() {
 			e.drops.add(dropSend, 1)
-			continue
+			return
 		}
-		if _, err := sock.conn.WriteToUDPAddrPort(m.b, m.to); err != nil && !tooBig(err) { // MTU probes may be
+		sealed, err := s.keys.seal(nil, meta{kind: kindRelayed, place: h.leg}, slices.Concat(h.ids, b))
+		if err != nil {
 			e.drops.add(dropSend, 1)
+			return
 		}
+		e.dispatch(h.relay.id, s.path, sealed)
+	}
+}
+
+// datagram sends one datagram to an address.
+func (e *Engine) datagram(to netip.AddrPort, b []byte) {
+	sock := e.sockets.Load().to(to)
+	if sock == nil {
+		e.drops.add(dropSend, 1)
+		return
+	}
+	if _, err := sock.conn.WriteToUDPAddrPort(b, to); err != nil && !tooBig(err) { // MTU probes may be
+		e.drops.add(dropSend, 1)
 	}
 }
 
 // heard tells a link of a datagram that changes something: keys that are new, or another address.
-func (e *Engine) heard(r *remote, k *keys, from netip.AddrPort, newest bool, now time.Time) {
+func (e *Engine) heard(r *remote, k *keys, from path.Path, newest, test bool, now time.Time) {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
 		return
 	}
-	r.link.heard(k, from, newest, now)
+	r.link.heard(k, from, newest, test, now)
 	waiting := e.publish(r, now)
 	r.mu.Unlock()
 	e.release(waiting)
 	e.wake()
 }
 
-func (e *Engine) probed(r *remote, body []byte) {
+func (e *Engine) probed(r *remote, k *keys, body []byte, from path.Path) {
 	r.mu.Lock()
-	out := r.link.probed(body, nil)
+	out := r.link.probed(k, body, from, nil)
 	r.mu.Unlock()
-	e.send(out...)
+	e.send(r, out...)
 }
 
-func (e *Engine) echoed(r *remote, body []byte, now time.Time) {
+func (e *Engine) echoed(r *remote, body []byte, from path.Path, now time.Time) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	if r.closed {
+		r.mu.Unlock()
+		return
+	}
 	r.link.lastHeard = now
-	r.link.echoed(body, now)
+	r.link.echoed(body, from, now)
+	waiting := e.publish(r, now)
+	r.mu.Unlock()
+	e.release(waiting)
+	e.wake()
 }
 
 // route is the peer that owns an inner address, or nil.
@@ -340,18 +397,28 @@ func (e *Engine) Send(to peer.ID, b []byte) error {
 	if s == nil {
 		return fmt.Errorf("send to peer %s: %w", to.Short(), ErrNoSession)
 	}
-	sock := e.sockets.Load().to(s.to)
-	if sock == nil {
-		return fmt.Errorf("send to peer %s: %w", to.Short(), ErrNoSocket)
-	}
-	sealed, err := s.keys.seal(make([]byte, 0, overhead+len(b)), kindControl, b)
+	sealed, err := s.keys.seal(make([]byte, 0, overhead+len(b)), meta{kind: kindControl}, b)
 	if err != nil {
 		return fmt.Errorf("send to peer %s: %w", to.Short(), err)
 	}
-	if _, _, err := sock.conn.WriteMsgUDPAddrPort(sealed, nil, s.to); err != nil {
+	if err := e.sealed(r, s, sealed); err != nil {
 		r.drops.add(dropSend, 1)
 		return fmt.Errorf("send to peer %s: %w", to.Short(), err)
 	}
 	r.tx.last.Store(e.now())
 	return nil
+}
+
+// sealed sends one sealed datagram where the peer's packets go.
+func (e *Engine) sealed(r *remote, s *sending, b []byte) error {
+	if s.hop != nil {
+		e.dispatch(r.id, s.path, b)
+		return nil
+	}
+	sock := e.sockets.Load().to(s.to)
+	if sock == nil {
+		return ErrNoSocket
+	}
+	_, _, err := sock.conn.WriteMsgUDPAddrPort(b, nil, s.to)
+	return err
 }

@@ -23,13 +23,13 @@ func open(b []byte) (vnet, []byte) {
 }
 
 // receive gives the engine the n datagrams that it sent: those of one size in one receive, as the kernel does.
-func (p *path) receive(t *testing.T, n int) {
+func (p *lone) receive(t *testing.T, n int) {
 	t.Helper()
 	var run []byte
 	var size, count, last int
 	deliver := func() {
 		if count > 0 {
-			p.in.batch(run, size, 0, portOf(p.sink), time.Now())
+			p.arrive(run, size, 0, time.Now())
 		}
 		run, count = nil, 0
 	}
@@ -57,7 +57,7 @@ func (p *path) receive(t *testing.T, n int) {
 // TestRowsOfPackets sends packets one by one and expects each of them, in order and bit for bit, from however few writes;
 // only the IPv4 ID, which means nothing where fragmentation is forbidden, may differ.
 func TestRowsOfPackets(t *testing.T) {
-	p := newPath(t, seal.AES256GCM, full)
+	p := newLone(t, seal.AES256GCM, full)
 	engine, kernel := tunPair(t)
 	t.Cleanup(func() { engine.Close(); kernel.Close() })
 	h := &host{t: t, tun: kernel, offload: full}

@@ -2,8 +2,11 @@ package sleeve
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"weft/crypto/seal"
+	"weft/mesh/path"
+	"weft/mesh/peer"
 )
 
 // The layout drawn in doc.go, bytes.
@@ -24,6 +27,7 @@ const (
 	kindControl = 1
 	kindProbe   = 2
 	kindEcho    = 3
+	kindRelayed = 4
 	kindMask    = 0x0f
 )
 
@@ -75,7 +79,7 @@ func parseMeta(b []byte) meta {
 	return meta{kind: uint8(word >> 24), place: uint8(word >> 16), id: uint16(word)}
 }
 
-// probe is the body of kindProbe and kindEcho.
+// probe is the body of kindProbe, and the beginning of that of kindEcho.
 type probe struct {
 	number uint32
 	size   uint16 // inner size that the probe stands for: its body was padded to it
@@ -92,4 +96,84 @@ func parseProbe(b []byte) (probe, bool) {
 		return probe{}, false
 	}
 	return probe{number: binary.BigEndian.Uint32(b), size: binary.BigEndian.Uint16(b[4:])}, true
+}
+
+// test reports whether the sender only tries the way that the probe took.
+func (p probe) test() bool { return p.number&path.NumberTest != 0 }
+
+// echo is the body of kindEcho.
+type echo struct {
+	probe
+	plain    bool           // of a build that says no more, and answers where it last heard packets from
+	observed netip.AddrPort // where the probe came from; zero when it was relayed
+	received uint32         // datagrams with packets, by the keys of the probe; wraps
+}
+
+const echoSize = probeSize + 16 + 2 + 4
+
+func (e echo) append(dst []byte) []byte {
+	dst = e.probe.append(dst)
+	a := [16]byte{}
+	if e.observed.IsValid() {
+		a = e.observed.Addr().As16()
+	}
+	dst = binary.BigEndian.AppendUint16(append(dst, a[:]...), e.observed.Port())
+	return binary.BigEndian.AppendUint32(dst, e.received)
+}
+
+func parseEcho(b []byte) (e echo, ok bool) {
+	if e.probe, ok = parseProbe(b); !ok {
+		return e, false
+	}
+	if len(b) < echoSize {
+		e.plain = true
+		return e, true
+	}
+	a := netip.AddrFrom16([16]byte(b[probeSize:])).Unmap()
+	if port := binary.BigEndian.Uint16(b[probeSize+16:]); port != 0 && !a.IsUnspecified() {
+		e.observed = netip.AddrPortFrom(a, port)
+	}
+	e.received = binary.BigEndian.Uint32(b[probeSize+18:])
+	return e, true
+}
+
+// Legs of a relayed datagram, the place of its meta. Each comes after those before it, so none is carried in a circle.
+const (
+	legUp      = 1 // to the one relay: to
+	legUpFar   = 2 // to the first relay of two: to, the second relay
+	legAcross  = 3 // from the first to the second: to, from
+	legDown    = 4 // from the one relay: from
+	legDownFar = 5 // from the second relay: from, the first relay
+	legRefused = 6 // back from the first relay, with no datagram: to, why
+)
+
+// Why a relay refuses, append only.
+const (
+	refusedOff     = 1
+	refusedUnknown = 2
+	refusedAway    = 3
+)
+
+// refusal is why in words.
+func refusal(code byte) string {
+	switch code {
+	case refusedOff:
+		return "the relay carries nothing for others"
+	case refusedUnknown:
+		return "the relay does not know the peer"
+	case refusedAway:
+		return "the relay has no way of its own to the peer"
+	}
+	return "the relay refuses"
+}
+
+// relayHead is how many bytes of ids stand before the datagram on a leg; 0: no such leg.
+func relayHead(leg uint8) int {
+	switch leg {
+	case legUp, legDown:
+		return peer.IDSize
+	case legUpFar, legAcross, legDownFar:
+		return 2 * peer.IDSize
+	}
+	return 0
 }

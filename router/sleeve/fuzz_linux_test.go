@@ -2,11 +2,14 @@ package sleeve
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
 	"weft/crypto/noise"
 	"weft/crypto/seal"
+	"weft/mesh/path"
+	"weft/mesh/peer"
 )
 
 func FuzzFrame(f *testing.F) {
@@ -37,7 +40,7 @@ func FuzzFrame(f *testing.F) {
 
 // FuzzDatagrams gives an engine whatever a stranger may send.
 func FuzzDatagrams(f *testing.F) {
-	p := newPath(f, seal.AES256GCM, full)
+	p := newLone(f, seal.AES256GCM, full)
 	v, b := superPacket(p.src, p.dst, protoTCP, 300, make([]byte, 700))
 	run, size := p.sealed(v, b)
 	for i := range run {
@@ -51,19 +54,21 @@ func FuzzDatagrams(f *testing.F) {
 			return
 		}
 		before := p.r.rx.packets.Load()
-		p.in.batch(bytes.Clone(b), size, byte(size), portOf(p.sink), time.Now())
+		p.arrive(bytes.Clone(b), size, byte(size), time.Now())
 		if p.r.rx.packets.Load() != before {
 			t.Errorf("delivered something out of %x", b)
 		}
 		if len(p.e.handshakes.queue) > 0 {
-			p.e.handshakes.one(<-p.e.handshakes.queue, &limiter{}, &limiter{}, time.Now())
+			p.e.handshakes.one(<-p.e.handshakes.queue, newLimits(), time.Now())
 		}
 	})
 }
 
 // FuzzInner gives an engine whatever a peer may seal: up to three bodies in one receive.
 func FuzzInner(f *testing.F) {
-	p := newPath(f, seal.AES256GCM, full)
+	p := newLone(f, seal.AES256GCM, full)
+	other := newLone(f, seal.AES256GCM, full).r
+	other.id = peer.ID{2}
 	_, tcp := superPacket(p.src, p.dst, protoTCP, 300, make([]byte, 300))
 	_, udp := superPacket(p.src, p.dst, protoUDP, 300, make([]byte, 300))
 	segment := func(kind, place byte, b []byte) []byte { return append([]byte{kind, place, 0, 1}, b...) }
@@ -71,6 +76,16 @@ func FuzzInner(f *testing.F) {
 	f.Add(segment(flagUDP|flagPartial, 0, udp), segment(flagUDP|flagPartial, 1, udp[:60]), segment(kindProbe, 0, []byte("abcdef")), false)
 	f.Add(segment(kindPacket, 0, tcp), segment(flagPartial, 0, tcp[:30]), segment(kindEcho, 0, nil), true)
 	f.Add(segment(kindControl, 0, nil), segment(9, 0, tcp), segment(flagPartial, 0, append([]byte{0x46}, tcp[1:]...)), true)
+	// The peer carries for us and for itself, and we for it to another.
+	p.e.SetRelay(true)
+	p.e.members.Store(&members{p.r.id: p.r, other.id: other})
+	self, far := p.r.id[:], other.id[:]
+	inside := make([]byte, overhead)
+	header{lane: 1, index: 7}.put(inside)
+	for leg := range uint8(7) {
+		f.Add(segment(kindRelayed, leg, slices.Concat(far, self, inside)), segment(kindRelayed, leg, slices.Concat(self, far, tcp)),
+			segment(kindRelayed, leg, far[:9]), true)
+	}
 	f.Fuzz(func(t *testing.T, a, b, c []byte, offloads bool) {
 		o := Offload{}
 		if offloads {
@@ -93,7 +108,8 @@ func FuzzInner(f *testing.F) {
 				t.Fatal(err)
 			}
 			p.in.device(p.e.tun.Load())
-			p.in.datagram(append(d, sealed...), byte(len(a)), portOf(p.sink), time.Now())
+			p.in.from = path.Direct(portOf(p.sink))
+			p.in.datagram(append(d, sealed...), byte(len(a)), time.Now())
 		}
 		p.in.flush()
 		for len(p.e.controls.queue) > 0 {
@@ -104,7 +120,7 @@ func FuzzInner(f *testing.F) {
 
 // FuzzOutbound gives an engine whatever a kernel, or a pod through it, may hand over.
 func FuzzOutbound(f *testing.F) {
-	p := newPath(f, seal.AES256GCM, full)
+	p := newLone(f, seal.AES256GCM, full)
 	tcp, b := superPacket(p.src, p.dst, protoTCP, 300, make([]byte, 1000))
 	f.Add(tcp.flags, tcp.kind, tcp.segment, tcp.sumStart, tcp.sumInStart, b)
 	udp, b := superPacket(p.src, p.dst, protoUDP, 1, make([]byte, 1000))

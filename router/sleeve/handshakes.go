@@ -6,9 +6,12 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/crypto/noise"
+	"weft/mesh/path"
+	"weft/mesh/peer"
 )
 
 // Limits of handshakes, so that garbage costs little.
@@ -25,8 +28,9 @@ const (
 // knock is a handshake message that arrived.
 type knock struct {
 	b      []byte
-	from   netip.AddrPort
+	from   path.Path
 	proven bool // its sender receives at from, or we asked for it
+	known  bool // it comes from where a peer is, as far as anybody can tell: it does not wait behind strangers
 }
 
 // handshakes takes handshake messages from the receive workers, who must not spend 200 µs on one. Those that answer us or
@@ -36,12 +40,14 @@ type handshakes struct {
 	queue  chan knock
 	proven chan knock
 
+	familiar atomic.Pointer[familiar] // nil until the first look
+
 	mu      sync.Mutex
 	cookies noise.Cookies
 }
 
 // offer copies b and queues it, if whoever sent it knows our public key.
-func (h *handshakes) offer(b []byte, from netip.AddrPort, now time.Time) {
+func (h *handshakes) offer(b []byte, from path.Path, now time.Time) {
 	n := h.e.node.Load()
 	if n == nil {
 		h.e.drops.add(dropStranger, 1)
@@ -56,9 +62,13 @@ func (h *handshakes) offer(b []byte, from netip.AddrPort, now time.Time) {
 			h.e.drops.add(dropMAC, 1)
 			return
 		}
-		k.proven = noise.Type(b) == noise.TypeResponse || len(h.queue) >= handshakeLoad && h.valid(b, from, now)
+		k.proven = noise.Type(b) == noise.TypeResponse || !from.Direct() || len(h.queue) >= handshakeLoad && h.valid(b, from.Endpoint, now)
 	}
+	k.known = !k.proven && from.Direct() && h.knows(from.Endpoint.Addr())
 	queue := h.queue
+	if k.known {
+		queue = h.proven
+	}
 	if k.proven {
 		if queue = h.proven; noise.Type(b) != noise.TypeInitiation {
 			if entry, ok := h.e.indexes.find(noise.Index(b)); !ok || entry.keys != nil {
@@ -83,8 +93,9 @@ func (h *handshakes) valid(b []byte, from netip.AddrPort, now time.Time) bool {
 
 // run answers until ctx ends.
 func (h *handshakes) run(ctx context.Context) {
-	byNetwork, byAddress := limiter{}, limiter{}
+	l := newLimits()
 	for {
+		h.refresh(time.Now())
 		var k knock
 		select {
 		case k = <-h.proven:
@@ -96,11 +107,11 @@ func (h *handshakes) run(ctx context.Context) {
 			case k = <-h.queue:
 			}
 		}
-		h.one(k, &byNetwork, &byAddress, time.Now())
+		h.one(k, l, time.Now())
 	}
 }
 
-func (h *handshakes) one(k knock, byNetwork, byAddress *limiter, now time.Time) {
+func (h *handshakes) one(k knock, l *limits, now time.Time) {
 	e := h.e
 	n := e.node.Load()
 	if n == nil {
@@ -110,16 +121,24 @@ func (h *handshakes) one(k knock, byNetwork, byAddress *limiter, now time.Time) 
 		h.reply(k, now)
 		return
 	}
-	if !k.proven && len(h.queue) >= handshakeLoad {
+	if !k.proven && (len(h.queue) >= handshakeLoad || !k.known && !l.handshakes.take(now)) {
+		if k.known && !l.known.take(now) || !k.known && !l.cookies.take(now) {
+			e.drops.add(dropRate, 1)
+			return
+		}
 		e.drops.add(dropCookie, 1)
 		h.mu.Lock()
-		b := h.cookies.Reply(n.local.Key, k.b, k.from, now)
+		b := h.cookies.Reply(n.local.Key, k.b, k.from.Endpoint, now)
 		h.mu.Unlock()
-		e.send(message{k.from, b})
+		e.dispatch(peer.ID{}, k.from, b)
 		return
 	}
 	// A proven address has a bucket of its own, which its neighbours cannot empty.
-	allowed := k.proven && byAddress.allow(k.from.Addr(), 32, 64, now) || !k.proven && byNetwork.allow(k.from.Addr(), 24, 56, now)
+	addr := k.from.Endpoint.Addr()
+	if k.from.Relayed() { // the relay answers for those whom it carries for
+		addr = netip.AddrFrom16(k.from.Via[0])
+	}
+	allowed := k.proven && l.byAddress.allow(addr, 32, 64, now) || !k.proven && l.byNetwork.allow(addr, 24, 56, now)
 	if !allowed {
 		e.drops.add(dropRate, 1)
 		return
@@ -160,7 +179,7 @@ func (h *handshakes) initiation(n *node, k knock, now time.Time) {
 	}
 	r.link.responded(secret, answer, noise.Index(k.b), now)
 	r.mu.Unlock()
-	e.send(message{k.from, msg})
+	e.send(r, message{k.from, msg})
 	e.wake()
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"weft/crypto/noise"
+	"weft/mesh/path"
 )
 
 // inbound is a worker: it reads one socket, opens, checks, joins segments and writes to the TUN device, each batch to
@@ -14,8 +15,12 @@ type inbound struct {
 	in   []byte
 	one  []byte // vnet header and one packet that is written alone
 	join *join
-	tun  *tunnel  // of this batch
-	out  []*queue // of tun
+	tun  *tunnel   // of this batch
+	out  []*queue  // of tun
+	from path.Path // of this batch, or of what a relay brought in it
+	conn *stream   // that is read; nil for a socket
+
+	onward *outbound // for what is carried to others; nil until there is some
 }
 
 func newInbound(e *Engine) *inbound {
@@ -39,21 +44,30 @@ func (in *inbound) run(s *socket) {
 		if size <= 0 {
 			size = n
 		}
-		in.batch(in.in[:n], size, tos, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now())
+		in.from = path.Direct(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+		in.batch(in.in[:n], size, tos, time.Now())
 	}
 }
 
 // batch handles what came in one receive: datagrams of size bytes back to back, the last may be shorter. b is used up.
-func (in *inbound) batch(b []byte, size int, tos uint8, from netip.AddrPort, now time.Time) {
+func (in *inbound) batch(b []byte, size int, tos uint8, now time.Time) {
 	if t := in.e.tun.Load(); t != in.tun {
 		in.device(t)
 	}
 	for len(b) > 0 {
 		n := min(size, len(b))
-		in.datagram(b[:n:n], tos, from, now)
+		in.datagram(b[:n:n], tos, now)
 		b = b[n:]
 	}
+	in.settle(now)
+}
+
+// settle ends a batch: nothing waits for the next one.
+func (in *inbound) settle(now time.Time) {
 	in.flush()
+	if in.onward != nil {
+		in.onward.flush(in.e.at(now))
+	}
 }
 
 // device takes another TUN device from now on.
@@ -67,15 +81,15 @@ func (in *inbound) device(t *tunnel) {
 }
 
 // datagram handles one.
-func (in *inbound) datagram(b []byte, tos uint8, from netip.AddrPort, now time.Time) {
+func (in *inbound) datagram(b []byte, tos uint8, now time.Time) {
 	h, ok := parseHeader(b)
 	if !ok {
 		if noise.Type(b) != 0 {
-			in.e.handshakes.offer(b, from, now)
+			in.e.handshakes.offer(b, in.from, now)
 			return
 		}
-		if in.e.foreign != nil && isForeign(b) {
-			in.e.foreign(b, from)
+		if in.e.foreign != nil && in.from.Direct() && isForeign(b) {
+			in.e.foreign(b, in.from.Endpoint)
 			return
 		}
 		in.e.drops.add(dropMalformed, 1)
@@ -96,10 +110,13 @@ func (in *inbound) datagram(b []byte, tos uint8, from netip.AddrPort, now time.T
 		r.drops.add(why, 1)
 		return
 	}
-	if s := r.sending.Load(); s == nil || s.keys != k || newest && s.to != from {
-		in.e.heard(r, k, from, newest, now)
+	if in.conn != nil {
+		in.conn.last.Store(in.e.at(now))
 	}
 	m, body := parseMeta(plain), plain[metaSize:]
+	if s := r.sending.Load(); s == nil || s.keys != k || newest && s.from != in.from {
+		in.e.heard(r, k, in.from, newest, tests(m, body), now)
+	}
 	switch m.kind & kindMask {
 	case kindPacket:
 		in.packet(r, k, h.lane, m, body, tos, in.e.at(now))
@@ -107,12 +124,26 @@ func (in *inbound) datagram(b []byte, tos uint8, from netip.AddrPort, now time.T
 		in.e.controls.offer(r.id, body)
 		r.rx.last.Store(in.e.at(now))
 	case kindProbe:
-		in.e.probed(r, body)
+		in.e.probed(r, k, body, in.from)
 	case kindEcho:
-		in.e.echoed(r, body, now)
+		in.e.echoed(r, body, in.from, now)
+	case kindRelayed:
+		in.relayed(r, m, plain, tos, now)
 	default:
 		r.drops.add(dropKind, 1)
 	}
+}
+
+// tests reports whether a datagram says nothing of where the peer sends its packets.
+func tests(m meta, body []byte) bool {
+	switch m.kind & kindMask {
+	case kindEcho:
+		return true
+	case kindProbe:
+		p, ok := parseProbe(body)
+		return !ok || p.test()
+	}
+	return false
 }
 
 // open authenticates a datagram in place; the reason is reasons when all is well. newest says that no higher counter
@@ -132,6 +163,7 @@ func (k *keys) open(h header, b []byte) (plain []byte, newest bool, why reason) 
 	if !l.window.Accept(h.counter) {
 		return nil, false, dropReplay
 	}
+	l.opened++
 	return plain, !started || h.counter > top, reasons
 }
 

@@ -34,6 +34,7 @@ type recvLane struct {
 	sync.Mutex
 	opener *seal.Opener
 	window *replay.Window
+	opened uint32
 }
 
 // ready makes the lane's key on first use; the lock is held.
@@ -61,7 +62,7 @@ func (l *recvLane) ready(k *keys, lane uint8) error {
 }
 
 // seal appends one whole datagram on the control lane.
-func (k *keys) seal(dst []byte, kind uint8, body []byte) ([]byte, error) {
+func (k *keys) seal(dst []byte, m meta, body []byte) ([]byte, error) {
 	l := &k.send[controlLane]
 	l.Lock()
 	defer l.Unlock()
@@ -71,7 +72,8 @@ func (k *keys) seal(dst []byte, kind uint8, body []byte) ([]byte, error) {
 	start := len(dst)
 	dst = append(dst, make([]byte, headerSize)...)
 	header{lane: controlLane, index: k.far, counter: l.sealer.Next()}.put(dst[start:])
-	dst = append(dst, kind, 0, 0, 0)
+	dst = append(dst, make([]byte, metaSize)...)
+	m.put(dst[start+headerSize:])
 	dst = append(dst, body...)
 	plain := dst[start+headerSize:]
 	sealed, err := l.sealer.Seal(plain[:0], plain, dst[start:start+headerSize])
@@ -93,4 +95,23 @@ func (k *keys) used() uint64 {
 		l.Unlock()
 	}
 	return n
+}
+
+// carried is how many datagrams with packets were sealed, and opened, on all lanes; both wrap.
+func (k *keys) carried() (sealed, opened uint32) {
+	for i := range lanes {
+		if i == controlLane {
+			continue
+		}
+		s, r := &k.send[i], &k.recv[i]
+		s.Lock()
+		if s.sealer != nil {
+			sealed += uint32(s.sealer.Next())
+		}
+		s.Unlock()
+		r.Lock()
+		opened += r.opened
+		r.Unlock()
+	}
+	return sealed, opened
 }

@@ -121,6 +121,9 @@ func TestBulkDoesNotStarveControl(t *testing.T) {
 	if got < sent*9/10 {
 		t.Errorf("%d of %d control datagrams arrived under load", got, sent)
 	}
+	if got < sent {
+		t.Logf("%d of %d arrived; %+v, %+v", got, sent, a.e.Stats(), b.e.Stats())
+	}
 }
 
 func TestSlowDaemonDoesNotStopPackets(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 
 	"weft/crypto/noise"
 	"weft/crypto/psk"
+	"weft/mesh/path"
+	"weft/mesh/peer"
 )
 
 // Times and limits of a session.
@@ -30,6 +32,10 @@ const (
 	rekeyCourtesy = 5 * time.Second
 
 	maxCandidates = 8 // endpoints of a peer that are used
+	maxStreams    = 4 // addresses for streams
+
+	lostAfter   = path.LostAfter
+	silentAfter = path.DeadAfter
 )
 
 // Errors about handshakes, counted apart.
@@ -47,11 +53,21 @@ type node struct {
 	counter func() uint64 // rises with each call
 	jitter  func() float64
 	indexes *directory
+	ways    *ways
+}
+
+// ways is what links know of each other: which peers can carry for them, and which streams are open. nil: none.
+type ways struct {
+	version func() uint64 // rises with each change
+	carries func(peer.ID) bool
+	streams func(peer.ID) bool // it is reached by a stream
+	relays  func() []peer.ID   // all that are known, also those of other peers
+	open    func(path.Path) bool
 }
 
 // message is a datagram that a link wants to be sent.
 type message struct {
-	to netip.AddrPort
+	to path.Path
 	b  []byte
 }
 
@@ -83,32 +99,43 @@ type link struct {
 	since   time.Time // when the first try was made; zero when none is under way
 	force   bool      // a handshake is due whatever the age of the keys
 	jar     noise.Jar
+	volley  volley
 
-	endpoint  netip.AddrPort // where the peer was heard from last
-	seen      uint64         // highest counter of its initiations
-	answered  time.Time      // when the last one was answered
+	seen      uint64    // highest counter of its initiations
+	answered  time.Time // when the last one was answered
 	lastHeard time.Time
 	completed uint64 // handshakes
 
-	prober prober
-	mtu    mtuSearch
+	paths    path.Set
+	from     path.Path // where the newest datagram came from
+	known    uint64    // version of the ways that paths was told
+	stale    bool      // paths was not told the wanted state yet
+	observed netip.AddrPort
+	witness  witness
 }
 
 // configure takes the wanted state in. A changed static key is not its business: the owner makes a new link.
 func (l *link) configure(p Peer, now time.Time) {
 	p.Endpoints = slices.Clone(p.Endpoints[:min(len(p.Endpoints), maxCandidates)])
+	p.Relays = slices.Clone(p.Relays[:min(len(p.Relays), path.MaxRelays)])
+	p.TCP = slices.Clone(p.TCP[:min(len(p.TCP), maxStreams)])
 	p.Secrets = slices.Clone(p.Secrets[:min(len(p.Secrets), MaxSecrets)])
 	p.Secrets = slices.DeleteFunc(p.Secrets, psk.Secret.IsZero)
 	if len(p.Secrets) == 0 { // a daemon that has just started knows none yet; removing a peer takes them all
 		p.Secrets = l.peer.Secrets
 	}
 	if l.current == nil && (!slices.Equal(p.Endpoints, l.peer.Endpoints) || len(l.peer.Secrets) == 0) {
-		l.tries, l.retryAt = 0, now // news: no reason to wait any longer
-		if l.second {
-			l.retryAt = now.Add(courtesy)
-		}
+		l.hurry(now)
 	}
-	l.peer = p
+	l.peer, l.stale = p, true
+}
+
+// hurry makes the next handshake due: there is news, and no reason to wait any longer.
+func (l *link) hurry(now time.Time) {
+	l.tries, l.retryAt = 0, now
+	if l.second {
+		l.retryAt = now.Add(courtesy)
+	}
 }
 
 // rekey asks for a handshake beside the running session.
@@ -163,24 +190,23 @@ func (l *link) step(now time.Time, busy bool, out []message) ([]message, time.Ti
 		if k := *slot; k != nil {
 			if now.Sub(k.created) >= keyLife {
 				l.drop(slot)
+				if slot == &l.current {
+					l.paths.Forget()
+				}
 			} else {
 				at(k.created.Add(keyLife))
 			}
 		}
 	}
+	l.look(now)
 	if l.current != nil {
-		if due := l.prober.due(busy); !now.Before(due) {
-			out = l.ask(probe{number: l.prober.ask(now)}, out)
+		asks, next := l.paths.Step(now, busy, nil)
+		for _, a := range asks {
+			l.testify(a)
+			out = l.ask(a, out)
 		}
-		at(l.prober.due(busy))
-		if l.prober.silence(now) < lostAfter { // else nothing passes, whatever its size
-			if p, ok := l.mtu.ask(now); ok {
-				p.number |= mtuNumbers
-				out = l.ask(p, out)
-			}
-			if t, ok := l.mtu.due(); ok {
-				at(t)
-			}
+		if !next.IsZero() {
+			at(next)
 		}
 	}
 	if l.canInitiate() {
@@ -190,6 +216,12 @@ func (l *link) step(now time.Time, busy bool, out []message) ([]message, time.Ti
 			due = l.retryAt
 		}
 		at(due)
+	}
+	if !l.volley.at.IsZero() {
+		var next time.Time
+		if out, next = l.again(now, out); !next.IsZero() {
+			at(next)
+		}
 	}
 	return out, wake
 }
@@ -202,19 +234,73 @@ func later(a, b time.Time) time.Time {
 }
 
 // establish makes k current.
-func (l *link) establish(k *keys, from netip.AddrPort, now time.Time) {
+func (l *link) establish(k *keys, from path.Path, now time.Time) {
 	l.retire(l.current)
 	l.current = k
 	l.tries, l.retryAt, l.since, l.force = 0, time.Time{}, time.Time{}, false
 	l.completed++
 	l.lastHeard = now
-	l.move(from)
-	l.prober.restart() // the first probe confirms the keys to the peer
+	l.look(now)
+	l.from = from
+	l.paths.Established(from, now)
+}
+
+// look tells paths which ways there are now, if that is news.
+func (l *link) look(now time.Time) {
+	w := l.node.ways
+	var version uint64
+	if w != nil {
+		version = w.version()
+	}
+	if !l.stale && version == l.known {
+		return
+	}
+	l.stale, l.known = false, version
+	var carry []peer.ID
+	usable := func(path.Path) bool { return false }
+	if w != nil {
+		usable = w.usable
+		for _, id := range l.peer.Relays {
+			if w.carries(id) {
+				carry = append(carry, id)
+			}
+		}
+	}
+	all := make([]path.Path, 0, len(l.peer.Endpoints)+len(carry))
+	for _, ep := range l.peer.Endpoints {
+		all = append(all, path.Direct(ep))
+	}
+	for _, id := range carry {
+		all = append(all, path.Through(id))
+	}
+	if w != nil && len(carry) == 0 {
+		all = append(all, path.Chains(l.peer.Relays, w.relays(), w.carries)...)
+	}
+	for _, ep := range l.peer.TCP {
+		if p := path.Stream(ep); usable(p) {
+			all = append(all, p)
+		}
+	}
+	fresh := l.paths.Want(all, usable, now)
+	if w != nil {
+		l.paths.Streamed(func(p path.Path) bool { return w.streams(p.Via[0]) })
+	}
+	if l.current == nil && fresh {
+		l.hurry(now)
+	}
+}
+
+// usable reports whether something can be sent on a path that needs others.
+func (w *ways) usable(p path.Path) bool {
+	if p.Relayed() {
+		return w.carries(p.Via[0])
+	}
+	return w.open(p)
 }
 
 // heard is told of a datagram that k opened. newest means that none with a higher counter came before on its lane: only
-// then may it move the endpoint, else a delayed copy could.
-func (l *link) heard(k *keys, from netip.AddrPort, newest bool, now time.Time) {
+// then may it move the endpoint, else a delayed copy could. test says that the peer does not send its packets there.
+func (l *link) heard(k *keys, from path.Path, newest, test bool, now time.Time) {
 	l.lastHeard = now
 	switch {
 	case k == l.next:
@@ -222,62 +308,86 @@ func (l *link) heard(k *keys, from netip.AddrPort, newest bool, now time.Time) {
 		l.abandon() // ours would only replace what was just agreed
 		l.establish(k, from, now)
 	case k == l.current && newest:
-		l.move(from)
+		l.from = from
+		l.paths.Heard(from, test, now)
 	}
 }
-
-func (l *link) move(to netip.AddrPort) {
-	if to != l.endpoint {
-		l.endpoint = to
-		l.prober.moved()
-		l.mtu.restart()
-	}
-}
-
-// mtuNumbers marks the probes of the MTU search: their loss says nothing about the path.
-const mtuNumbers = 1 << 31
 
 // ask adds a probe to out, padded to the inner size that it names.
-func (l *link) ask(p probe, out []message) []message {
-	body := p.append(make([]byte, 0, max(int(p.size), probeSize)))
-	if n := int(p.size) - len(body); n > 0 {
+func (l *link) ask(a path.Ask, out []message) []message {
+	p := probe{number: a.Number, size: uint16(a.Size)}
+	body := p.append(make([]byte, 0, max(a.Size, probeSize)))
+	if n := a.Size - len(body); n > 0 {
 		body = append(body, make([]byte, n)...)
 	}
-	return l.control(kindProbe, body, out)
+	return l.control(a.Path, kindProbe, body, out)
 }
 
-func (l *link) control(kind uint8, body []byte, out []message) []message {
-	if l.current == nil || !l.endpoint.IsValid() {
+func (l *link) control(to path.Path, kind uint8, body []byte, out []message) []message {
+	if l.current == nil || to.IsZero() {
 		return out
 	}
-	b, err := l.current.seal(nil, kind, body)
+	b, err := l.current.seal(nil, meta{kind: kind}, body)
 	if err != nil { // counters used up: step makes new keys
 		return out
 	}
-	return append(out, message{l.endpoint, b})
+	return append(out, message{to, b})
 }
 
-// probed answers a probe, on the keys that seal now.
-func (l *link) probed(body []byte, out []message) []message {
+// probed answers a probe where it came from, on the keys that seal now.
+func (l *link) probed(k *keys, body []byte, from path.Path, out []message) []message {
 	p, ok := parseProbe(body)
 	if !ok {
 		return out
 	}
-	return l.control(kindEcho, p.append(nil), out)
+	e := echo{probe: p}
+	_, e.received = k.carried()
+	if !from.Relayed() {
+		e.observed = from.Endpoint
+	}
+	return l.control(from, kindEcho, e.append(nil), out)
 }
 
 // echoed takes the answer to a probe in.
-func (l *link) echoed(body []byte, now time.Time) {
-	p, ok := parseProbe(body)
+func (l *link) echoed(body []byte, from path.Path, now time.Time) {
+	e, ok := parseEcho(body)
 	if !ok {
 		return
 	}
-	if p.number&mtuNumbers != 0 {
-		p.number &^= mtuNumbers
-		l.mtu.answer(p, now)
+	l.paths.Plain = e.plain
+	if e.observed.IsValid() && from.Direct() {
+		l.observed = e.observed
+	}
+	l.paths.Answer(e.number, int(e.size), now)
+	if w := &l.witness; !e.plain && w.keys == l.current && w.number == e.number {
+		if w.begun {
+			l.paths.Carried(w.sent-w.lastSent, e.received-w.received, now)
+		}
+		w.begun, w.lastSent, w.received = true, w.sent, e.received
+	}
+}
+
+// witness compares what was sealed by the time of a probe with what its answer says had arrived by then.
+type witness struct {
+	keys     *keys // that both count
+	number   uint32
+	sent     uint32 // when it was asked
+	begun    bool   // an answer came before
+	lastSent uint32 // as of that answer
+	received uint32
+}
+
+// testify notes how much was sealed when a probe of the way in use goes out.
+func (l *link) testify(a path.Ask) {
+	if a.Number&(path.NumberSize|path.NumberTest) != 0 || l.current == nil {
 		return
 	}
-	l.prober.answer(p.number, now)
+	w := &l.witness
+	if w.keys != l.current {
+		*w = witness{keys: l.current}
+	}
+	w.number = a.Number
+	w.sent, _ = l.current.carried()
 }
 
 // state is whether the link works, or why it does not.
@@ -293,7 +403,10 @@ func (l *link) state(now time.Time) (up bool, why string) {
 		return false, fmt.Sprintf("no answer to handshakes for %v (tries %d, addresses %d)",
 			now.Sub(l.since).Round(100*time.Millisecond), l.tries, len(l.peer.Endpoints))
 	}
-	if s := l.prober.silence(now); s >= lostAfter {
+	if l.paths.Active().IsZero() {
+		return false, "the way that was in use is gone, and no other is known"
+	}
+	if s := l.paths.Silence(now); s >= lostAfter {
 		return false, fmt.Sprintf("probes unanswered for %v", s.Round(100*time.Millisecond))
 	}
 	return true, ""

@@ -11,6 +11,7 @@ import (
 
 	"weft/crypto/noise"
 	"weft/crypto/psk"
+	"weft/mesh/path"
 	"weft/mesh/peer"
 )
 
@@ -92,7 +93,7 @@ func (e *simEnd) start(second bool) {
 		local: e.local, counter: func() uint64 { e.counter++; return e.counter }, jitter: e.s.rng.Float64,
 		indexes: &e.indexes,
 	}}
-	e.r.link.mtu.wanted(1420)
+	e.r.link.paths.WantMTU(1420)
 }
 
 func (e *simEnd) other() *simEnd {
@@ -112,9 +113,12 @@ func (e *simEnd) configure(endpoints bool, secrets ...psk.Secret) {
 
 func (e *simEnd) link() *link { return &e.r.link }
 
+// active is what the link knows about the way that packets take.
+func (l *link) active() path.Report { return l.paths.Report(time.Time{})[0] }
+
 func (e *simEnd) send(out []message) {
 	for _, m := range out {
-		f := flight{at: e.s.now.Add(e.s.rtt / 2), from: e.addr, to: m.to, b: slices.Clone(m.b)}
+		f := flight{at: e.s.now.Add(e.s.rtt / 2), from: e.addr, to: m.to.Endpoint, b: slices.Clone(m.b)}
 		if e.s.deliver == nil || e.s.deliver(&f) {
 			e.s.air = append(e.s.air, f)
 		}
@@ -183,10 +187,10 @@ func (e *simEnd) receive(f flight) {
 			return
 		}
 		l.responded(secret, a, noise.Index(f.b), now)
-		e.send([]message{{f.from, msg}})
+		e.send([]message{{path.Direct(f.from), msg}})
 		return
 	case noise.TypeResponse:
-		if err := l.response(f.b, f.from, now); err != nil {
+		if err := l.response(f.b, path.Direct(f.from), now); err != nil {
 			e.refused = append(e.refused, err)
 		}
 		return
@@ -205,12 +209,13 @@ func (e *simEnd) receive(f flight) {
 		return
 	}
 	e.opened++
-	l.heard(entry.keys, f.from, newest, now)
-	switch m := parseMeta(plain); m.kind {
+	from, m := path.Direct(f.from), parseMeta(plain)
+	l.heard(entry.keys, from, newest, tests(m, plain[metaSize:]), now)
+	switch m.kind {
 	case kindProbe:
-		e.send(l.probed(plain[metaSize:], nil))
+		e.send(l.probed(entry.keys, plain[metaSize:], from, nil))
 	case kindEcho:
-		l.echoed(plain[metaSize:], now)
+		l.echoed(plain[metaSize:], from, now)
 	}
 }
 
@@ -229,7 +234,7 @@ func TestLinkOpensWithinTwoRoundTrips(t *testing.T) {
 	s.run(2*s.rtt, nil)
 	s.mustBeUp()
 	for i, e := range s.ends {
-		if e.link().prober.srtt == 0 && i == 0 {
+		if e.link().active().RTT == 0 && i == 0 {
 			t.Errorf("end %d has no RTT", i)
 		}
 	}
@@ -300,7 +305,7 @@ func TestLinkLivesThroughLoss(t *testing.T) {
 			}
 		}
 	})
-	if loss := s.ends[0].link().prober.loss; loss < 0.2 || loss > 0.8 { // of two ways: 51 %
+	if loss := s.ends[0].link().active().Loss; loss < 0.2 || loss > 0.8 { // of two ways: 51 %
 		t.Errorf("loss measured as %.2f", loss)
 	}
 }
@@ -314,7 +319,7 @@ func TestOldKeysOpenNothing(t *testing.T) {
 	if a.link().current == old {
 		t.Fatal("not rekeyed")
 	}
-	late, err := old.seal(nil, kindControl, []byte("in flight"))
+	late, err := old.seal(nil, meta{kind: kindControl}, []byte("in flight"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +329,7 @@ func TestOldKeysOpenNothing(t *testing.T) {
 		t.Error("a datagram in flight over a rekey is lost")
 	}
 	s.run(rekeyAfter+keyLife, nil)
-	later, _ := old.seal(nil, kindControl, []byte("stolen key"))
+	later, _ := old.seal(nil, meta{kind: kindControl}, []byte("stolen key"))
 	before = b.opened
 	b.receive(flight{from: a.addr, to: b.addr, b: later})
 	if b.opened != before {
@@ -368,7 +373,7 @@ func TestSilenceBringsNewHandshakes(t *testing.T) {
 	if len(tries) < 10 || len(tries) > 25 {
 		t.Errorf("%d tries in a minute", len(tries))
 	}
-	if first := tries[0].Sub(start); first < silentAfter || first > silentAfter+probeIdle+time.Second {
+	if first := tries[0].Sub(start); first < silentAfter || first > silentAfter+5*time.Second+time.Second {
 		t.Errorf("first try %v after the cut", first)
 	}
 	cut = false
@@ -405,12 +410,12 @@ func TestEndpointFollowsAuthenticatedDatagrams(t *testing.T) {
 		f.from = elsewhere
 		a.receive(f)
 	}
-	if got := a.link().endpoint; got != b.addr {
+	if got := a.link().paths.Active().Endpoint; got != b.addr {
 		t.Errorf("a replayed datagram moved the endpoint to %v", got)
 	}
 	b.addr = netip.MustParseAddrPort("192.0.2.77:6783")
 	s.run(6*time.Second, nil)
-	if got := a.link().endpoint; got != b.addr {
+	if got := a.link().paths.Active().Endpoint; got != b.addr {
 		t.Errorf("the endpoint is %v, the peer is at %v", got, b.addr)
 	}
 	s.run(6*time.Second, nil)
@@ -422,12 +427,12 @@ func TestDelayedDatagramDoesNotMoveTheEndpoint(t *testing.T) {
 	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Second, nil)
 	a, b := s.ends[0], s.ends[1]
-	held, _ := b.link().current.seal(nil, kindControl, []byte("held back"))
+	held, _ := b.link().current.seal(nil, meta{kind: kindControl}, []byte("held back"))
 	s.run(6*time.Second, nil)
 	before := a.opened
 	a.receive(flight{from: netip.MustParseAddrPort("198.51.100.9:1234"), to: a.addr, b: held})
-	if a.opened != before+1 || a.link().endpoint != b.addr {
-		t.Errorf("opened %d, endpoint %v", a.opened-before, a.link().endpoint)
+	if a.opened != before+1 || a.link().paths.Active().Endpoint != b.addr {
+		t.Errorf("opened %d, endpoint %v", a.opened-before, a.link().paths.Active().Endpoint)
 	}
 }
 
@@ -542,19 +547,19 @@ func TestMTUIsMeasured(t *testing.T) {
 			s.deliver = func(f *flight) bool { return len(f.b)+48 <= c.path }
 			s.run(2*time.Minute, nil)
 			for i, e := range s.ends {
-				if got := e.link().mtu.passed; got != c.want {
+				if got := e.link().active().MTU; got != c.want {
 					t.Errorf("end %d found %d", i, got)
 				}
 			}
 			s.mustBeUp()
 			s.deliver = nil // the path grows
-			s.run(mtuRaise+mtuVerify*2, nil)
-			if got := s.ends[0].link().mtu.passed; got != 1420 {
+			s.run(12*time.Minute, nil)
+			if got := s.ends[0].link().active().MTU; got != 1420 {
 				t.Errorf("after the path grew: %d", got)
 			}
 			s.deliver = func(f *flight) bool { return len(f.b)+48 <= 1380 } // and shrinks
-			s.run(mtuVerify*2, nil)
-			if got := s.ends[0].link().mtu.passed; got != 1300 {
+			s.run(2*time.Minute, nil)
+			if got := s.ends[0].link().active().MTU; got != 1300 {
 				t.Errorf("after the path shrank: %d", got)
 			}
 		})
@@ -565,9 +570,15 @@ func TestTrafficQuickensProbes(t *testing.T) {
 	s := newSim(t, secretOf(t, "s"))
 	s.run(time.Minute, nil)
 	count := func(d time.Duration) int {
-		before := s.ends[0].link().prober.number
+		n := 0
+		s.deliver = func(f *flight) bool {
+			if f.from == s.ends[0].addr && len(f.b) == overhead+probeSize {
+				n++
+			}
+			return true
+		}
 		s.run(d, nil)
-		return int(s.ends[0].link().prober.number - before)
+		return n
 	}
 	if n := count(60 * time.Second); n < 11 || n > 14 {
 		t.Errorf("%d probes in an idle minute", n)

@@ -1,6 +1,7 @@
 package sleeve
 
 import (
+	"errors"
 	"os"
 )
 
@@ -17,6 +18,7 @@ type outbound struct {
 
 	in   []byte // tunRoom, then what was read
 	port *port  // of the last send
+	wrap wrap   // for those that others carry
 	cut  cut
 	pack pack
 	flow flow
@@ -26,6 +28,7 @@ type outbound struct {
 type pack struct {
 	out   []byte // the datagrams, back to back
 	r     *remote
+	t     *traffic // that counts them
 	s     *sending
 	tos   uint8
 	size  int
@@ -35,8 +38,8 @@ type pack struct {
 }
 
 // begin starts an empty one.
-func (n *pack) begin(r *remote, s *sending, tos uint8, size int) {
-	*n = pack{out: n.out[:0], r: r, s: s, tos: tos, size: size}
+func (n *pack) begin(r *remote, t *traffic, s *sending, tos uint8, size int) {
+	*n = pack{out: n.out[:0], r: r, t: t, s: s, tos: tos, size: size}
 }
 
 // takes reports whether one more datagram fits.
@@ -138,7 +141,7 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 		size, tos := len(p.b)+overhead, p.tos&ecnMask
 		if !o.pack.takes(s, tos, size) {
 			o.flush(now)
-			o.pack.begin(r, s, tos, size)
+			o.pack.begin(r, &r.tx, s, tos, size)
 			o.flow.end()
 		}
 		m := meta{kind: kind}
@@ -177,7 +180,7 @@ func (o *outbound) segments(r *remote, s *sending, kind, tos uint8, now int64) {
 	o.id++
 	lane := &s.keys.send[o.lane]
 	for i := 0; i < o.cut.count; {
-		o.pack.begin(r, s, tos&ecnMask, size)
+		o.pack.begin(r, &r.tx, s, tos&ecnMask, size)
 		lane.Lock()
 		for ; i < o.cut.count && len(o.pack.out)+size <= maxSend && o.pack.count < maxSegments; i++ {
 			b := o.cut.segment(i)
@@ -208,18 +211,26 @@ func (o *outbound) sealLocked(lane *sendLane, m meta, b []byte) bool {
 		return false
 	}
 	m.put(b)
-	start := len(n.out)
-	n.out = n.out[:start+headerSize]
-	head := n.out[start:]
-	header{lane: o.lane, index: n.s.keys.far, counter: lane.sealer.Next()}.put(head)
-	out, err := lane.sealer.Seal(n.out, b, head)
+	out, err := lane.append(n.s.keys, o.lane, n.out, b)
 	if err != nil { // the link makes new keys
-		n.out = n.out[:start]
 		n.r.drops.add(dropNoSession, 1)
 		return false
 	}
 	n.out = out
 	return true
+}
+
+// append appends one sealed datagram to out, which has room for its header; the lock is held.
+func (l *sendLane) append(k *keys, lane uint8, out, plain []byte) ([]byte, error) {
+	start := len(out)
+	out = out[:start+headerSize]
+	head := out[start:]
+	header{lane: lane, index: k.far, counter: l.sealer.Next()}.put(head)
+	sealed, err := l.sealer.Seal(out, plain, head)
+	if err != nil {
+		return out[:start], err
+	}
+	return sealed, nil
 }
 
 // flush sends the pack, if there is one.
@@ -230,23 +241,36 @@ func (o *outbound) flush(now int64) {
 	}
 	count := n.count
 	n.count = 0
-	sock := o.e.sockets.Load().to(n.s.to)
-	if sock == nil {
-		n.r.drops.add(dropSend, count)
-		return
-	}
-	if o.port == nil || o.port.sock != sock {
-		o.port = newPort(sock)
-	}
-	refused, err := o.port.run(n.out, n.size, n.s.to, n.tos)
+	refused, err := o.emit(n.s, n.out, n.size, n.tos, now)
 	if refused > 0 {
 		why := dropSend
-		if tooBig(err) {
+		switch {
+		case tooBig(err), errors.Is(err, ErrTooLarge):
 			why = dropTooBig
+		case errors.Is(err, ErrNoSession):
+			why = dropNoSession
+		case errors.Is(err, errStreamFull):
+			why = dropStream
 		}
 		n.r.drops.add(why, refused)
 	}
 	if refused < count {
-		n.r.tx.count(count-refused, n.bytes, now)
+		n.t.count(count-refused, n.bytes, now)
 	}
+}
+
+// emit sends sealed datagrams of size bytes each, back to back, the last may be shorter, to where s says. It returns how
+// many were refused, with the last error.
+func (o *outbound) emit(s *sending, b []byte, size int, tos uint8, now int64) (refused int, err error) {
+	if s.hop != nil {
+		return o.indirect(s.hop, b, size, tos, now)
+	}
+	sock := o.e.sockets.Load().to(s.to)
+	if sock == nil {
+		return (len(b) + size - 1) / size, ErrNoSocket
+	}
+	if o.port == nil || o.port.sock != sock {
+		o.port = newPort(sock)
+	}
+	return o.port.run(b, size, s.to, tos)
 }

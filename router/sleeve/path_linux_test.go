@@ -13,11 +13,12 @@ import (
 	"weft/crypto/noise"
 	"weft/crypto/replay"
 	"weft/crypto/seal"
+	"weft/mesh/path"
 	"weft/mesh/peer"
 )
 
-// path is an engine without workers that has a session with itself: what outbound makes, inbound takes.
-type path struct {
+// lone is an engine without workers that has a session with itself: what outbound makes, inbound takes.
+type lone struct {
 	e    *Engine
 	r    *remote
 	out  *outbound
@@ -27,7 +28,7 @@ type path struct {
 	dst  netip.Addr
 }
 
-func newPath(t testing.TB, suite seal.Suite, offload Offload) *path {
+func newLone(t testing.TB, suite seal.Suite, offload Offload) *lone {
 	t.Helper()
 	e, err := New(Config{})
 	if err != nil {
@@ -49,13 +50,15 @@ func newPath(t testing.TB, suite seal.Suite, offload Offload) *path {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conns[0].Close(); sink.Close(); null.Close() })
-	r := &remote{id: peer.ID{1}}
+	r := &remote{id: peer.ID{1}, engine: e}
 	k := &keys{owner: r, local: 7, far: 7, suite: suite, created: time.Now(), secret: noise.Keys{Send: [32]byte{1}, Receive: [32]byte{1}}}
-	r.link = link{owner: r, current: k, endpoint: portOf(sink), node: &node{indexes: &e.indexes}}
-	r.sending.Store(&sending{keys: k, to: portOf(sink)})
+	to := path.Direct(portOf(sink))
+	r.link = link{owner: r, current: k, from: to, node: &node{indexes: &e.indexes}}
+	r.link.paths.Established(to, time.Now())
+	r.sending.Store(&sending{keys: k, path: to, from: to, to: to.Endpoint})
 	e.indexes.entries = map[uint32]entry{7: {r, k}}
 	e.peers = map[peer.ID]*remote{r.id: r}
-	p := &path{
+	p := &lone{
 		e: e, r: r, out: newOutbound(e, 1), in: newInbound(e), sink: sink,
 		src: netip.MustParseAddr("10.32.1.2"), dst: netip.MustParseAddr("10.32.2.2"),
 	}
@@ -71,8 +74,14 @@ func newPath(t testing.TB, suite seal.Suite, offload Offload) *path {
 	return p
 }
 
+// arrive is what a worker does with what one receive brought.
+func (p *lone) arrive(b []byte, size int, tos uint8, now time.Time) {
+	p.in.from = path.Direct(portOf(p.sink))
+	p.in.batch(b, size, tos, now)
+}
+
 // sealed are the datagrams that outbound makes of one packet, as one receive would bring them.
-func (p *path) sealed(v vnet, b []byte) (run []byte, size int) {
+func (p *lone) sealed(v vnet, b []byte) (run []byte, size int) {
 	copy(p.out.in[tunRoom:], b)
 	p.out.packet(v, p.out.in, len(b), p.e.now())
 	p.out.flush(p.e.now())
@@ -88,7 +97,7 @@ var full = Offload{Vnet: true, TSO: true, USO: true}
 
 // TestOverhead: a packet costs what the driver says.
 func TestOverhead(t *testing.T) {
-	p := newPath(t, seal.AES256GCM, full)
+	p := newLone(t, seal.AES256GCM, full)
 	b := udpPacket(p.src, p.dst, make([]byte, 100))
 	run, _ := p.sealed(vnet{}, b)
 	if got := len(run) - len(b) + 28; got != Overhead4 {
@@ -101,7 +110,7 @@ func TestOverhead(t *testing.T) {
 
 // TestGoldenFrame pins the layout of doc.go.
 func TestGoldenFrame(t *testing.T) {
-	p := newPath(t, seal.ChaCha20Poly1305, full)
+	p := newLone(t, seal.ChaCha20Poly1305, full)
 	p.r.sending.Load().keys.far = 0xabcdef
 	v, b := superPacket(p.src, p.dst, protoTCP, 300, make([]byte, 700))
 	run, size := p.sealed(v, b)
@@ -136,7 +145,7 @@ func TestGoldenFrame(t *testing.T) {
 // TestJoinAfterLoss drops each segment in turn: what is joined on both sides of the gap must be right.
 func TestJoinAfterLoss(t *testing.T) {
 	for _, proto := range []byte{protoTCP, protoUDP} {
-		p := newPath(t, seal.AES256GCM, full)
+		p := newLone(t, seal.AES256GCM, full)
 		engine, kernel := tunPair(t)
 		t.Cleanup(func() { engine.Close(); kernel.Close() })
 		h := &host{t: t, tun: kernel, offload: full}
@@ -151,7 +160,7 @@ func TestJoinAfterLoss(t *testing.T) {
 			want = append(want[:lost:lost], want[lost+1:]...)
 			run, size := p.sealed(v, b)
 			run = append(run[:lost*size:lost*size], run[min((lost+1)*size, len(run)):]...)
-			p.in.batch(run, size, 0, portOf(p.sink), time.Now())
+			p.arrive(run, size, 0, time.Now())
 			if d := p.r.drops.snapshot(); len(d) != 0 {
 				t.Fatal(d)
 			}
@@ -169,7 +178,7 @@ func TestJoinAfterLoss(t *testing.T) {
 }
 
 func TestCongestionMarks(t *testing.T) {
-	p := newPath(t, seal.AES256GCM, full)
+	p := newLone(t, seal.AES256GCM, full)
 	engine, kernel := tunPair(t)
 	t.Cleanup(func() { engine.Close(); kernel.Close() })
 	h := &host{t: t, tun: kernel, offload: full}
@@ -206,7 +215,7 @@ func TestCongestionMarks(t *testing.T) {
 			}
 			run, size := p.sealed(v, b)
 			n := p.r.drops[dropECN].Load()
-			p.in.batch(run, size, c.outer, portOf(p.sink), time.Now())
+			p.arrive(run, size, c.outer, time.Now())
 			if c.dropped {
 				if p.r.drops[dropECN].Load() != n+1 {
 					t.Error("not dropped")
@@ -229,7 +238,7 @@ func TestCongestionMarks(t *testing.T) {
 
 func TestPathDoesNotAllocate(t *testing.T) {
 	for _, suite := range []seal.Suite{seal.AES256GCM, seal.ChaCha20Poly1305} {
-		p := newPath(t, suite, full)
+		p := newLone(t, suite, full)
 		v, big := superPacket(p.src, p.dst, protoTCP, 1368, make([]byte, 60000))
 		small := udpPacket(p.src, p.dst, make([]byte, 64))
 		for name, c := range map[string]struct {
@@ -253,7 +262,7 @@ func TestPathDoesNotAllocate(t *testing.T) {
 				if c.v.kind != 0 {
 					size = overhead + 52 + 1368
 				}
-				p.in.batch(buf[:copy(buf, p.out.pack.out)], size, 0, portOf(p.sink), now)
+				p.arrive(buf[:copy(buf, p.out.pack.out)], size, 0, now)
 			}); n != 0 {
 				t.Errorf("%v: receiving a %s: %v allocations, want 0", suite, name, n)
 			}
@@ -268,7 +277,7 @@ func BenchmarkOutbound(b *testing.B) {
 	for _, suite := range []seal.Suite{seal.AES256GCM, seal.ChaCha20Poly1305} {
 		for _, size := range []int{64, 1368, 60000} {
 			b.Run(fmt.Sprintf("%v/%d", suite, size), func(b *testing.B) {
-				p := newPath(b, suite, full)
+				p := newLone(b, suite, full)
 				v, pkt := superPacket(p.src, p.dst, protoTCP, 1368, make([]byte, size))
 				if size < 2000 {
 					v = vnet{}
@@ -288,7 +297,7 @@ func BenchmarkInbound(b *testing.B) {
 	for _, suite := range []seal.Suite{seal.AES256GCM, seal.ChaCha20Poly1305} {
 		for _, size := range []int{64, 60000} {
 			b.Run(fmt.Sprintf("%v/%d", suite, size), func(b *testing.B) {
-				p := newPath(b, suite, full)
+				p := newLone(b, suite, full)
 				v, pkt := superPacket(p.src, p.dst, protoTCP, 1368, make([]byte, size))
 				if size < 2000 {
 					v = vnet{}
@@ -303,7 +312,7 @@ func BenchmarkInbound(b *testing.B) {
 					if w := k.recv[1].window; w != nil {
 						*w = replay.Window{} // or all would be replays
 					}
-					p.in.batch(buf, cut, 0, portOf(p.sink), now)
+					p.arrive(buf, cut, 0, now)
 				}
 				if n := p.r.drops.snapshot(); len(n) != 0 {
 					b.Error(n)
@@ -315,7 +324,7 @@ func BenchmarkInbound(b *testing.B) {
 
 // TestPacketsLeaveTogether: what waits in the queue shares a send as long as it may, and order is kept.
 func TestPacketsLeaveTogether(t *testing.T) {
-	p := newPath(t, seal.AES256GCM, full)
+	p := newLone(t, seal.AES256GCM, full)
 	give := func(n int) {
 		b := udpPacket(p.src, p.dst, make([]byte, n))
 		copy(p.out.in[tunRoom:], b)

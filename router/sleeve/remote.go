@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft/mesh/path"
 	"weft/mesh/peer"
 )
 
@@ -19,15 +20,22 @@ const (
 
 // remote is a peer as the packet paths see it: what they touch is atomic, the session is behind the lock.
 type remote struct {
-	id peer.ID
+	id     peer.ID
+	engine *Engine // nil: only direct paths can be used
 
-	sending atomic.Pointer[sending] // nil without a session
-	drops   drops
-	rx, tx  traffic
+	sending  atomic.Pointer[sending] // nil without a session
+	drops    drops
+	rx, tx   traffic
+	carried  traffic      // for and by others
+	quota    quota        // of what it has carried by us
+	refused  atomic.Int64 // when it was last told that something was not carried
+	carrier  atomic.Bool  // it can be asked to carry: there is a way to it that needs nobody else
+	byStream atomic.Bool  // datagrams to it travel in a stream
 
 	mu     sync.Mutex // guards what follows
 	link   link
 	closed bool // no longer wanted; nothing may be published
+	dial   dial
 	queue  []queued
 	queueN int // bytes
 }
@@ -35,7 +43,10 @@ type remote struct {
 // sending is what sealing a packet needs. It is replaced, never changed.
 type sending struct {
 	keys *keys
+	path path.Path
+	from path.Path // where packets may come from without anybody having to know
 	to   netip.AddrPort
+	hop  *hop // nil: plain datagrams to the address
 }
 
 // traffic counts inner packets of one direction.
@@ -61,15 +72,28 @@ type queued struct {
 // begun, so that waiting packets can go.
 func (r *remote) publish() (began bool) {
 	l := &r.link
-	if r.closed || l.current == nil || !l.endpoint.IsValid() {
+	to := l.paths.Active()
+	if r.closed || l.current == nil || to.IsZero() {
 		r.sending.Store(nil)
 		return false
 	}
 	old := r.sending.Load()
-	if old != nil && old.keys == l.current && old.to == l.endpoint {
+	if old != nil && old.keys == l.current && old.path == to && (old.hop == nil || r.engine.stands(old)) {
+		if old.from != l.from {
+			s := *old
+			s.from = l.from
+			r.sending.Store(&s)
+		}
 		return false
 	}
-	r.sending.Store(&sending{keys: l.current, to: l.endpoint})
+	s := &sending{keys: l.current, path: to, from: l.from, to: to.Endpoint}
+	if !to.Direct() {
+		if s.hop = r.engine.hop(r.id, to); s.hop == nil {
+			r.sending.Store(nil)
+			return false
+		}
+	}
+	r.sending.Store(s)
 	return len(r.queue) > 0
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"weft/mesh/path"
 	"weft/mesh/peer"
 	"weft/router"
 )
@@ -14,7 +15,11 @@ type PeerStats struct {
 	ID       peer.ID
 	Up       bool           // a session is open and the last probe was answered, or is younger than 2 s
 	Reason   string         // why it is not up; empty when up
-	Endpoint netip.AddrPort // where packets are sent; zero when unknown
+	Endpoint netip.AddrPort // where packets are sent; zero when unknown or relayed
+	Via      []peer.ID      // who carries packets to it, the first one first; empty: nobody
+	TCP      bool           // packets travel in a TCP stream
+	Observed netip.AddrPort // where the peer hears us from, by its own word; zero when it did not say
+	Paths    []PathStats    // all that are known, the one in use first
 	Cipher   string         // of the session; empty without one
 	RTT      time.Duration  // smoothed; 0 when unknown
 	Loss     float64        // of recent probes, 0 to 1
@@ -29,6 +34,19 @@ type PeerStats struct {
 	Drops map[string]uint64 // by reason, only those that are not zero
 }
 
+// PathStats is one way to a peer.
+type PathStats struct {
+	Endpoint netip.AddrPort // zero when relayed
+	Via      []peer.ID      // who carries packets on it, the first one first
+	TCP      bool
+	Active   bool          // packets to the peer go this way
+	State    path.State    // "untried", "probing", "works", "suspect" or "dead" by its String
+	RTT      time.Duration // smoothed; 0 when unknown
+	Loss     float64       // of recent probes, 0 to 1
+	MTU      int           // largest inner packet that passed a padded probe; 0 when unknown
+	Reason   string        // why it is not used, in words; empty for the one in use
+}
+
 // Stats is a snapshot of an engine.
 type Stats struct {
 	Peers []PeerStats       // sorted by ID
@@ -39,7 +57,7 @@ type Stats struct {
 func (p *PeerStats) Link() router.Link {
 	return router.Link{
 		Peer: p.ID, Up: p.Up, Endpoint: p.Endpoint, MTU: p.MTU, RTT: p.RTT, Loss: p.Loss, LastSeen: p.LastSeen,
-		KeyAge: p.KeyAge, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Reason: p.Reason,
+		KeyAge: p.KeyAge, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Reason: p.Reason, Via: p.Via, TCP: p.TCP,
 	}
 }
 
@@ -73,8 +91,17 @@ func (e *Engine) peerStats(r *remote, now time.Time) PeerStats {
 	if l.node == nil {
 		p.Reason = "this node has no identity yet"
 	}
-	p.Endpoint, p.RTT, p.Loss, p.LastSeen = l.endpoint, l.prober.srtt, l.prober.loss, l.lastHeard
-	p.MTU, p.Handshakes = l.mtu.passed, l.completed
+	p.LastSeen, p.Handshakes, p.Observed = l.lastHeard, l.completed, l.observed
+	for _, w := range l.paths.Report(now) {
+		s := PathStats{
+			Endpoint: w.Path.Endpoint, Via: w.Path.Relays(), TCP: w.Path.TCP, Active: w.Active, State: w.State,
+			RTT: w.RTT, Loss: w.Loss, MTU: w.MTU, Reason: w.Reason,
+		}
+		if s.Active {
+			p.Endpoint, p.Via, p.TCP, p.RTT, p.Loss, p.MTU = s.Endpoint, s.Via, s.TCP, s.RTT, s.Loss, s.MTU
+		}
+		p.Paths = append(p.Paths, s)
+	}
 	if at := r.rx.last.Load(); at != 0 {
 		p.LastSeen = later(p.LastSeen, e.start.Add(time.Duration(at)))
 	}

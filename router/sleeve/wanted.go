@@ -3,6 +3,7 @@ package sleeve
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -39,6 +40,7 @@ func (e *Engine) SetIdentity(id Identity) error {
 	n := &node{
 		local: noise.Local{Key: key, Cluster: id.Cluster}, epoch: id.Epoch,
 		counter: func() uint64 { return e.counter.Add(1) }, jitter: rand.Float64, indexes: &e.indexes,
+		ways: &ways{version: e.version.Load, carries: e.carries, streams: e.streamed, relays: func() []peer.ID { return *e.others.Load() }, open: e.opened},
 	}
 	e.node.Store(n)
 	another := had && (old.ID != id.ID || old.Cluster != id.Cluster)
@@ -47,7 +49,7 @@ func (e *Engine) SetIdentity(id Identity) error {
 		r.mu.Lock()
 		if another {
 			r.link.close()
-			r.link = link{owner: r, peer: r.link.peer, key: r.link.key}
+			r.link = link{owner: r, peer: r.link.peer, key: r.link.key, stale: true}
 			r.publish()
 		}
 		r.link.node, r.link.second = n, id.ID.Compare(r.id) > 0
@@ -104,7 +106,7 @@ func (e *Engine) SetPeers(peers []Peer) error {
 			r = nil
 		}
 		if r == nil {
-			r = &remote{id: p.ID}
+			r = &remote{id: p.ID, engine: e}
 			r.link = link{owner: r, node: e.node.Load(), key: p.NoisePublic, second: e.identity.ID.Compare(p.ID) > 0}
 		}
 		r.mu.Lock()
@@ -117,9 +119,30 @@ func (e *Engine) SetPeers(peers []Peer) error {
 			r.close()
 		}
 	}
+	e.enlist(peers)
 	e.rebuild()
 	e.wake()
 	return nil
+}
+
+// maxOthers bounds the relays that are known beside a peer's own.
+const maxOthers = 64
+
+// enlist makes the snapshots of who is who; the lock is held.
+func (e *Engine) enlist(peers []Peer) {
+	all := members(maps.Clone(e.peers))
+	e.members.Store(&all)
+	others, seen := []peer.ID{}, peer.Set{}
+	for _, p := range peers {
+		for _, id := range p.Relays {
+			if _, twice := seen[id]; !twice && len(others) < maxOthers {
+				seen[id] = struct{}{}
+				others = append(others, id)
+			}
+		}
+	}
+	e.others.Store(&others)
+	e.version.Add(1)
 }
 
 // SetTunnels makes the inner routing exactly this: packets to a tunnel's blocks go to its peer, and packets from the
@@ -177,7 +200,7 @@ func (e *Engine) rebuild() {
 	e.routes.Store(next)
 	for _, r := range e.peers {
 		r.mu.Lock()
-		r.link.mtu.wanted(mtu[r])
+		r.link.paths.WantMTU(mtu[r])
 		r.mu.Unlock()
 	}
 }

@@ -1,0 +1,332 @@
+package sleeve
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/mesh/path"
+)
+
+// Limits of streams.
+const (
+	maxOpen      = 256                    // streams at a time
+	maxUnproven  = 64                     // of them, that brought nothing from a peer yet
+	proveWithin  = 10 * time.Second       // the first datagram of a peer
+	streamIdle   = 3 * time.Minute        // without any from one
+	streamWrite  = 10 * time.Second       // for what waits to be taken by the connection
+	streamQueue  = 256 << 10              // bytes that wait
+	streamRead   = 2 * (maxPacket + 1024) // bytes of one reader's buffer
+	streamHeader = 2
+	maxDials     = 16 // at a time
+	dialTimeout  = 5 * time.Second
+	dialMin      = 5 * time.Second // between dials for one peer, doubling
+	dialMax      = time.Minute
+	stuckFor     = time.Second // without a way by UDP, before TCP is tried
+)
+
+// streams are the connections that carry datagrams, by the address of the other end. Each datagram stands behind its
+// length, two bytes. What is in it is sealed and authenticated as it is on UDP: the connection itself is trusted with
+// nothing.
+type streams struct {
+	mu    sync.RWMutex
+	open  map[netip.AddrPort]*stream
+	dials int
+}
+
+func (s *streams) find(to netip.AddrPort) *stream {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.open[to]
+}
+
+// stream is a connection that carries datagrams. Whoever sends appends to the queue; its writer takes all that waits.
+type stream struct {
+	conn net.Conn
+	at   netip.AddrPort
+	made int64        // on the engine's clock
+	last atomic.Int64 // datagram of a peer; 0: none yet
+
+	mu     sync.Mutex // guards what follows
+	queue  []byte
+	closed bool
+	wake   chan struct{}
+}
+
+// put queues datagrams of size bytes each, back to back. It never waits: what finds no room is refused.
+func (s *stream) put(b []byte, size int) (refused int) {
+	s.mu.Lock()
+	for len(b) > 0 {
+		d := b[:min(size, len(b))]
+		b = b[len(d):]
+		if s.closed || len(s.queue)+streamHeader+len(d) > streamQueue {
+			refused++
+			continue
+		}
+		s.queue = append(binary.BigEndian.AppendUint16(s.queue, uint16(len(d))), d...)
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return refused
+}
+
+// gone reports whether nothing can be sent any more.
+func (s *stream) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *stream) close() {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if first {
+		s.conn.Close()
+	}
+}
+
+// write sends what waits until the connection ends.
+func (s *stream) write(ctx context.Context) {
+	defer s.close()
+	var batch []byte
+	for {
+		s.mu.Lock()
+		batch, s.queue = s.queue, batch[:0]
+		closed := s.closed
+		s.mu.Unlock()
+		if closed {
+			return
+		}
+		if len(batch) == 0 {
+			select {
+			case <-s.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if s.conn.SetWriteDeadline(time.Now().Add(streamWrite)) != nil {
+			return
+		}
+		if _, err := s.conn.Write(batch); err != nil {
+			return
+		}
+	}
+}
+
+// AddStream takes over a connection that a peer opened to send datagrams through. Who it is shows in what comes.
+func (e *Engine) AddStream(conn net.Conn) {
+	a, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		conn.Close()
+		return
+	}
+	at := a.AddrPort()
+	e.addStream(conn, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+}
+
+// addStream starts the workers of a connection; false: there is no room, and it is closed.
+func (e *Engine) addStream(conn net.Conn, at netip.AddrPort) bool {
+	s := &stream{conn: conn, at: at, made: e.now(), wake: make(chan struct{}, 1)}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.running || !e.streams.add(s) {
+		conn.Close()
+		return false
+	}
+	e.version.Add(1)
+	ctx := e.ctx
+	e.workers.Go(func() {
+		var writer sync.WaitGroup
+		ctx, cancel := context.WithCancel(ctx)
+		writer.Go(func() { s.write(ctx) })
+		stop := context.AfterFunc(ctx, s.close)
+		newInbound(e).stream(s)
+		s.close()
+		cancel()
+		stop()
+		writer.Wait()
+		e.streams.remove(s)
+		e.version.Add(1)
+		e.wake()
+	})
+	e.wake()
+	return true
+}
+
+// add makes room: of the streams that brought nothing yet the oldest goes. Whoever fills the table with connections can
+// keep one that speaks at once out for a moment, not for good.
+func (s *streams) add(n *stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest *stream
+	unproven := 0
+	for _, o := range s.open {
+		if o.last.Load() != 0 {
+			continue
+		}
+		unproven++
+		if oldest == nil || o.made < oldest.made {
+			oldest = o
+		}
+	}
+	if unproven >= maxUnproven || len(s.open) >= maxOpen {
+		if oldest == nil {
+			return false
+		}
+		oldest.close()
+		delete(s.open, oldest.at)
+	}
+	if former := s.open[n.at]; former != nil {
+		former.close()
+	}
+	if s.open == nil {
+		s.open = make(map[netip.AddrPort]*stream)
+	}
+	s.open[n.at] = n
+	return true
+}
+
+func (s *streams) remove(n *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[n.at] == n {
+		delete(s.open, n.at)
+	}
+}
+
+// opened reports whether there is a stream for a path.
+func (e *Engine) opened(p path.Path) bool { return p.TCP && e.streams.find(p.Endpoint) != nil }
+
+// stream reads a connection until it ends.
+func (in *inbound) stream(s *stream) {
+	in.from, in.conn = path.Stream(s.at), s
+	buf := make([]byte, streamRead)
+	n := 0
+	for {
+		patience := proveWithin
+		if s.last.Load() != 0 {
+			patience = streamIdle
+		}
+		if s.conn.SetReadDeadline(time.Now().Add(patience)) != nil {
+			return
+		}
+		got, err := s.conn.Read(buf[n:])
+		if err != nil {
+			return
+		}
+		n += got
+		now := time.Now()
+		if t := in.e.tun.Load(); t != in.tun {
+			in.device(t)
+		}
+		rest := buf[:n]
+		for {
+			d, after, ok := cutStream(rest)
+			if !ok {
+				break
+			}
+			rest = after
+			in.datagram(d, 0, now)
+		}
+		in.settle(now)
+		n = copy(buf, rest)
+		if last, at := s.last.Load(), in.e.at(now); last == 0 && at-s.made > int64(proveWithin) || last != 0 && at-last > int64(streamIdle) {
+			return
+		}
+	}
+}
+
+// cutStream takes the first datagram off what was read; false: it is not all there.
+func cutStream(b []byte) (d, rest []byte, ok bool) {
+	if len(b) < streamHeader {
+		return nil, b, false
+	}
+	end := streamHeader + int(binary.BigEndian.Uint16(b))
+	if len(b) < end {
+		return nil, b, false
+	}
+	return b[streamHeader:end:end], b[end:], true
+}
+
+// reach dials a peer where it takes streams, if nothing else gets there. It returns when to look again; zero: no need.
+func (e *Engine) reach(r *remote, up bool, now time.Time) time.Time {
+	l, d := &r.link, &r.dial
+	if to := l.paths.Active(); up && to.Relayed() && e.streamed(to.Via[0]) {
+		up = false // a stream to the peer itself is as good, and one to its relay is no reason to do without
+	}
+	if up || e.dialer == nil || len(l.peer.TCP) == 0 || len(l.peer.Secrets) == 0 {
+		if up {
+			d.next, d.tries = time.Time{}, 0
+		}
+		d.stuck = time.Time{}
+		return time.Time{}
+	}
+	if d.stuck.IsZero() {
+		d.stuck = now
+	}
+	if d.busy {
+		return time.Time{}
+	}
+	if due := later(d.stuck.Add(stuckFor), d.next); now.Before(due) {
+		return due
+	}
+	to := l.peer.TCP[d.tries%len(l.peer.TCP)]
+	d.next = now.Add(min(dialMin<<min(d.tries/len(l.peer.TCP), 5), dialMax))
+	if d.tries++; d.tries < len(l.peer.TCP) { // all of them once, without a pause
+		d.next = now
+	}
+	if e.streams.find(to) != nil || !e.startDial(r, to) {
+		return d.next
+	}
+	d.busy = true
+	return time.Time{}
+}
+
+// dial is what a peer's stream needs to be opened; guarded by the peer's lock.
+type dial struct {
+	stuck time.Time // since when no way works; zero: one does
+	next  time.Time
+	tries int
+	busy  bool
+}
+
+// startDial opens a stream in the background.
+func (e *Engine) startDial(r *remote, to netip.AddrPort) bool {
+	e.streams.mu.Lock()
+	room := e.streams.dials < maxDials
+	if room {
+		e.streams.dials++
+	}
+	e.streams.mu.Unlock()
+	if !room {
+		return false
+	}
+	e.dials.Go(func() {
+		ctx, cancel := context.WithTimeout(e.ctx, dialTimeout)
+		defer cancel()
+		conn, err := e.dialer(ctx, to)
+		e.streams.mu.Lock()
+		e.streams.dials--
+		e.streams.mu.Unlock()
+		if err != nil {
+			e.log.Debug("no stream to peer", "peer", r.id.Short(), "endpoint", to, "err", err)
+		} else if e.addStream(conn, to) {
+			e.log.Info("stream opened, as nothing else gets there", "peer", r.id.Short(), "endpoint", to)
+		}
+		r.mu.Lock()
+		r.dial.busy = false
+		r.mu.Unlock()
+		e.wake()
+	})
+	return true
+}
