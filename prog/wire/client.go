@@ -90,6 +90,19 @@ func (c *Client) SetLocal(ctx context.Context, local []netip.Prefix) error {
 	return c.set(ctx, kindLocal, appendLocal(nil, local))
 }
 
+// SetRelay says whether this node carries datagrams between peers that cannot reach each other: a wire that was not told
+// does not. An older one answers ErrUnsupported.
+func (c *Client) SetRelay(ctx context.Context, on bool) error {
+	return c.set(ctx, kindRelay, appendRelay(nil, on))
+}
+
+// Punch sends a burst of datagrams to addresses of a peer now and for 400 ms, while the peer does the same to ours. An
+// older wire answers ErrUnsupported.
+func (c *Client) Punch(ctx context.Context, to peer.ID, at []netip.AddrPort) error {
+	_, err := c.call(ctx, kindPunch, appendPunch(nil, punch{to, at}))
+	return err
+}
+
 // set pushes desired state and keeps it for Replace.
 func (c *Client) set(ctx context.Context, k kind, body []byte) error {
 	if _, err := c.call(ctx, k, body); err != nil {

@@ -39,6 +39,7 @@ type station struct {
 	tun     TUN
 	queues  []*os.File
 	others  []*station
+	ties    map[*station]Peer // where, by whom and by what another is reached, if not simply at its address
 	secrets []psk.Secret
 }
 
@@ -80,9 +81,12 @@ func (s *station) tell(c *Client) error {
 	var peers []Peer
 	var tunnels []router.Tunnel
 	for _, o := range s.others {
-		peers = append(peers, Peer{
-			ID: o.id.ID, NoisePublic: o.public, Endpoints: []netip.AddrPort{o.at}, Secrets: s.secrets,
-		})
+		p, special := s.ties[o]
+		if !special {
+			p.Endpoints = []netip.AddrPort{o.at}
+		}
+		p.ID, p.NoisePublic, p.Secrets = o.id.ID, o.public, s.secrets
+		peers = append(peers, p)
 		tunnels = append(tunnels, router.Tunnel{Peer: o.id.ID, Blocks: []netip.Prefix{o.block}, MTU: 1400})
 	}
 	err := errors.Join(c.SetIdentity(ctx, s.id), c.SetLocal(ctx, []netip.Prefix{s.block}), c.GiveUDP(ctx, s.udp))

@@ -33,9 +33,16 @@ func TestTCPConnectionsAreHandedOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		const first = "whoever dials speaks first\n"
+		if _, err := out.Write([]byte(first)); err != nil {
+			t.Fatal(err)
+		}
 		in, err := c.Accept(t.Context())
 		if err != nil {
 			t.Fatal(err)
+		}
+		if got, err := bufio.NewReader(in).ReadString('\n'); err != nil || got != first {
+			t.Fatalf("what was looked at is gone: %q, %v", got, err)
 		}
 		if in.RemoteAddr().String() != out.LocalAddr().String() {
 			t.Fatalf("accepted %v, dialled from %v", in.RemoteAddr(), out.LocalAddr())
@@ -56,6 +63,9 @@ func TestTCPConnectionsAreHandedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer refused.Close()
+	if _, err := refused.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
 	_ = refused.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if n, err := refused.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("without a controller a connection stays open: %d, %v", n, err)

@@ -7,8 +7,13 @@
 // then the uid, all capabilities and the right to regain them are gone. It never holds the node's identity key, and it
 // writes nothing to disk but its bounded log.
 //
-// Left to others: the sleeve itself (router/sleeve), making sockets and devices (weftd), and TLS on accepted TCP
-// connections, which are handed to weftd as descriptors, or closed while there is none.
+// What a TCP connection to the weft port is for is seen in its first message, which is looked at and left where it is. One
+// that asks for weft-data/1 carries datagrams of the sleeve, for peers that no datagram gets to: the wire does its TLS with
+// a throw-away key, which protects nothing and is trusted with nothing. All others are handed to weftd as descriptors, or
+// closed while there is none.
+//
+// Left to others: the sleeve itself (router/sleeve), making sockets and devices (weftd), and TLS on the connections that
+// are weftd's.
 //
 // # Life
 //
@@ -40,6 +45,7 @@
 //	peers    17  list                     -> reply
 //	tunnels  18  list                     -> reply
 //	local    19  list                     -> reply
+//	relay    22  on                       -> reply
 //	wg set   20  name, text               -> reply; text as in WireGuard's configuration protocol
 //	wg shut  21  name                     -> reply
 //	udp      32  + descriptors            -> reply
@@ -49,6 +55,7 @@
 //	files    35                           -> hello fields + copies of all descriptors, in the order of Held
 //	stats    64                           -> reply
 //	wg get   65  name                     -> reply: name, text
+//	punch    50  peer, addresses          -> reply
 //	datagram 48  peer, data               no answer
 //
 // and the wire sends by itself:
@@ -67,5 +74,6 @@
 //
 // The socket is for root, and for the uid that started the wire, by SO_PEERCRED. Whoever steers it can send and receive
 // as this node, so frames are checked to keep a confused weftd from doing harm, not an enemy. What the network can reach
-// here is the engine's datagrams, and the accept of TCP connections.
+// here is the engine's datagrams, the accept of TCP connections with the look at what they ask for, and TLS on those of
+// the sleeve: at most 256 connections at a time may be without a word, each for five seconds.
 package wire

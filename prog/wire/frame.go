@@ -37,6 +37,9 @@ const (
 	kindDeviceShut kind = 21
 	kindDeviceOpen kind = 36
 	kindDeviceGet  kind = 65
+
+	kindRelay kind = 22
+	kindPunch kind = 50
 )
 
 // Sizes of the protocol.

@@ -2,11 +2,13 @@ package wire
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
 	"weft/crypto/psk"
 	"weft/crypto/tlv"
+	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/sleeve"
 )
@@ -17,6 +19,8 @@ const (
 	maxTunnels   = maxPeers
 	maxEndpoints = 64
 	maxSecrets   = 8
+	maxRelays    = 8
+	maxStreams   = 16    // addresses for streams
 	maxPrefixes  = 16384 // of one tunnel, and local ones
 	maxDatagram  = 60 << 10
 	maxString    = 1 << 10
@@ -109,7 +113,9 @@ func appendPeers(dst []byte, peers []Peer) []byte {
 				secrets = append(secrets, s.Bytes())
 			}
 		}
-		items[i] = tlv.AppendList(b, 4, secrets)
+		b = tlv.AppendList(b, 4, secrets)
+		b = tlv.AppendList(b, 5, ids(p.Relays[:min(len(p.Relays), maxRelays)]))
+		items[i] = tlv.AppendList(b, 6, endpoints(p.TCP[:min(len(p.TCP), maxStreams)]))
 	}
 	return tlv.AppendList(dst, 1, items)
 }
@@ -129,6 +135,8 @@ func parsePeers(b []byte) ([]Peer, error) {
 			}
 			p.Secrets = append(p.Secrets, s)
 		}
+		p.Relays = parseIDs(r, 5, maxRelays)
+		p.TCP = parseEndpoints(r, 6, maxStreams)
 		return p
 	})
 }
@@ -167,6 +175,40 @@ func parseLocal(b []byte) ([]netip.Prefix, error) {
 	}
 	local := parsePrefixes(r, 1)
 	return local, r.Err()
+}
+
+func appendRelay(dst []byte, on bool) []byte { return tlv.AppendBool(dst, 1, on) }
+
+func parseRelay(b []byte) (on bool, err error) {
+	r, err := reader(b)
+	if err != nil {
+		return false, err
+	}
+	on = r.Bool(1)
+	return on, r.Err()
+}
+
+// punch asks for a burst to addresses of a peer.
+type punch struct {
+	to peer.ID
+	at []netip.AddrPort
+}
+
+func appendPunch(dst []byte, p punch) []byte {
+	dst = tlv.Append(dst, 1, p.to[:])
+	return tlv.AppendList(dst, 2, endpoints(p.at[:min(len(p.at), maxEndpoints)]))
+}
+
+func parsePunch(b []byte) (punch, error) {
+	r, err := reader(b)
+	if err != nil {
+		return punch{}, err
+	}
+	r.Require(1)
+	var p punch
+	r.Copy(1, p.to[:])
+	p.at = parseEndpoints(r, 2, maxEndpoints)
+	return p, r.Err()
 }
 
 func appendTUN(dst []byte, t TUN) []byte {
@@ -266,6 +308,26 @@ func parseEndpoints(r *tlv.Reader, tag uint16, limit int) []netip.AddrPort {
 			return nil
 		}
 		out = append(out, ap)
+	}
+	return out
+}
+
+func ids(in []peer.ID) [][]byte {
+	items := make([][]byte, len(in))
+	for i := range in {
+		items[i] = in[i][:]
+	}
+	return items
+}
+
+func parseIDs(r *tlv.Reader, tag uint16, limit int) []peer.ID {
+	var out []peer.ID
+	for _, item := range r.List(tag, limit) {
+		if len(item) != peer.IDSize {
+			r.Fail(fmt.Errorf("%w: an id of %d bytes", tlv.ErrMalformed, len(item)))
+			return nil
+		}
+		out = append(out, peer.ID(item))
 	}
 	return out
 }

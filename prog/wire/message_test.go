@@ -9,6 +9,7 @@ import (
 
 	"weft/crypto/psk"
 	"weft/crypto/tlv"
+	"weft/mesh/path"
 	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/sleeve"
@@ -35,6 +36,8 @@ var codecs = []struct {
 	{"tunnels", again(parseTunnels, appendTunnels)},
 	{"local", again(parseLocal, appendLocal)},
 	{"tun", again(parseTUN, appendTUN)},
+	{"relay", again(parseRelay, appendRelay)},
+	{"punch", again(parsePunch, appendPunch)},
 	{"datagram", again(parseDatagram, appendDatagram)},
 	{"stats", again(parseStats, appendStats)},
 	{"failure", again(parseFailure, appendFailure)},
@@ -57,11 +60,16 @@ func samples(t testing.TB) map[string][]byte {
 	link := router.Link{
 		Peer: peer.ID{1}, Up: true, Endpoint: endpoint, MTU: 1420, RTT: time.Millisecond, Loss: 0.25,
 		LastSeen: time.Unix(1700000000, 5), KeyAge: -1, RxBytes: 7, TxBytes: 8, Reason: "why",
+		Via: []peer.ID{{2}, {3}}, TCP: true,
 	}
 	stats := sleeve.Stats{
 		Peers: []sleeve.PeerStats{{
 			ID: peer.ID{1}, Endpoint: endpoint, Cipher: "AES", RxPackets: 1, TxPackets: 2, Handshakes: 3,
-			LastSeen: time.Unix(5, 6), Drops: map[string]uint64{"replayed": 4},
+			LastSeen: time.Unix(5, 6), Drops: map[string]uint64{"replayed": 4}, Via: []peer.ID{{2}}, TCP: true, Observed: endpoint,
+			Paths: []sleeve.PathStats{
+				{Via: []peer.ID{{2}}, Active: true, State: path.Works, RTT: time.Second, Loss: 0.5, MTU: 1280},
+				{Endpoint: endpoint, TCP: true, State: path.Dead, Reason: "why not"},
+			},
 		}},
 		Drops: map[string]uint64{"short": 9},
 	}
@@ -82,6 +90,7 @@ func samples(t testing.TB) map[string][]byte {
 			{
 				ID: peer.ID{1}, NoisePublic: [32]byte{2}, Endpoints: []netip.AddrPort{endpoint},
 				Secrets: []psk.Secret{testSecret(t, 1), testSecret(t, 2)},
+				Relays:  []peer.ID{{3}, {4}}, TCP: []netip.AddrPort{endpoint},
 			},
 			{ID: peer.ID{2}},
 		}),
@@ -90,6 +99,8 @@ func samples(t testing.TB) map[string][]byte {
 		}),
 		"local":    appendLocal(nil, []netip.Prefix{netip.MustParsePrefix("10.32.0.64/26"), netip.MustParsePrefix("fd00::/64")}),
 		"tun":      appendTUN(nil, TUN{Name: "weft-sl", Offload: sleeve.Offload{TSO: true}}),
+		"relay":    appendRelay(nil, true),
+		"punch":    appendPunch(nil, punch{peer.ID{1}, []netip.AddrPort{endpoint}}),
 		"datagram": appendDatagram(nil, Datagram{peer.ID{1}, []byte("gossip")}),
 		"stats":    appendStats(nil, Stats{Stats: stats, Counters: Counters{1, 2, 3, 4, 5, 6, 7}}),
 		"failure":  appendFailure(nil, failure{codeFailed, "no"}),

@@ -15,13 +15,17 @@ import (
 func (c *Client) Replace(ctx context.Context, id Identity) (*Client, error) {
 	c.mu.Lock()
 	desired := map[kind][]byte{kindIdentity: appendIdentity(nil, id)}
-	for _, k := range []kind{kindPeers, kindTunnels, kindLocal} {
+	told := 0
+	for _, k := range []kind{kindPeers, kindTunnels, kindLocal, kindRelay} {
 		if b, ok := c.desired[k]; ok {
 			desired[k] = b
+			if k != kindRelay { // an older wire could not be told
+				told++
+			}
 		}
 	}
 	c.mu.Unlock()
-	if len(desired) < 4 {
+	if told < 3 {
 		return nil, errors.New("replace the wire: it has not been told all desired state by this weftd")
 	}
 	unlock, err := lock(ctx, c.o.Socket+".lock")
@@ -66,6 +70,11 @@ func (c *Client) succeed(ctx context.Context, old *Client, desired map[kind][]by
 	set := func(k kind) error { return c.set(ctx, k, desired[k]) }
 	if err := errors.Join(set(kindIdentity), set(kindLocal)); err != nil {
 		return err
+	}
+	if _, told := desired[kindRelay]; told {
+		if err := set(kindRelay); err != nil {
+			return err
+		}
 	}
 	began := time.Now()
 	if err := old.quit(ctx); err != nil {

@@ -36,6 +36,9 @@ type engine interface {
 	SetTUN([]*os.File, sleeve.Offload) error
 	Send(to peer.ID, b []byte) error
 	SendForeign(run []byte, size int, to netip.AddrPort) error
+	SetRelay(on bool)
+	AddStream(conn net.Conn)
+	Punch(to peer.ID, endpoints []netip.AddrPort) error
 	Stats() sleeve.Stats
 }
 
@@ -51,6 +54,7 @@ type server struct {
 	in      *queue // for weftd; outlives each one
 	wanted  wanted
 	devices *userDevices
+	streams dataStreams
 
 	stop  context.CancelFunc // ends run
 	tasks sync.WaitGroup     // connections and TCP listeners
@@ -60,6 +64,9 @@ type server struct {
 	conns    map[*conn]struct{}
 	greeters int // of conns that said no hello
 	ending   bool
+
+	knocking atomic.Int64 // new TCP connections
+	callers  callers
 
 	attached, refused, failed, passed, closed, malformed atomic.Uint64
 }
@@ -72,6 +79,7 @@ func newServer(log *slog.Logger, build string, owner uint32) (*server, error) {
 	e, err := sleeve.New(sleeve.Config{
 		Log:     log,
 		Foreign: s.devices.port.offer,
+		Dial:    s.streams.dial,
 		Deliver: func(from peer.ID, b []byte) { s.in.push(Datagram{from, b}) },
 	})
 	if err != nil {
@@ -323,7 +331,12 @@ func (s *server) answer(c *conn, f frame) {
 		if fds, err = s.wanted.copies(&h); err == nil {
 			body = appendHello(nil, h)
 		}
-	case kindIdentity, kindPeers, kindTunnels, kindLocal, kindUDP, kindTCP, kindTUN:
+	case kindPunch:
+		var p punch
+		if p, err = parsePunch(f.body); err == nil {
+			err = s.engine.Punch(p.to, p.at)
+		}
+	case kindIdentity, kindPeers, kindTunnels, kindLocal, kindRelay, kindUDP, kindTCP, kindTUN:
 		taken := f.fds
 		f.fds = nil
 		err = s.wanted.set(c, f.kind, f.body, taken)
@@ -362,7 +375,7 @@ func (s *server) stats() Stats {
 	}}
 }
 
-// accept passes the connections of one TCP listener to weftd until the listener is closed.
+// accept takes the connections of one TCP listener until the listener is closed.
 func (s *server) accept(ctx context.Context, ln *net.TCPListener) {
 	for {
 		tc, err := ln.AcceptTCP()
@@ -376,12 +389,26 @@ func (s *server) accept(ctx context.Context, ln *net.TCPListener) {
 			}
 			continue
 		}
-		if s.pass(tc) {
-			s.passed.Add(1)
-		} else {
+		if from, ok := tc.RemoteAddr().(*net.TCPAddr); ok && !s.callers.allow(from.AddrPort().Addr(), time.Now()) {
 			s.closed.Add(1)
+			tc.Close()
+			continue
 		}
-		tc.Close() // weftd has a duplicate
+		if s.knocking.Add(1) > maxKnocking {
+			s.knocking.Add(-1)
+			s.closed.Add(1)
+			tc.Close()
+			continue
+		}
+		s.tasks.Go(func() {
+			defer s.knocking.Add(-1)
+			_ = tc.SetReadDeadline(time.Now().Add(knockTimeout))
+			stop := context.AfterFunc(ctx, func() { _ = tc.SetReadDeadline(time.Unix(0, 1)) })
+			data := asksForData(tc)
+			stop()
+			_ = tc.SetReadDeadline(time.Time{})
+			s.sort(ctx, tc, data)
+		})
 	}
 }
 

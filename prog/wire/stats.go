@@ -9,12 +9,18 @@ import (
 	"time"
 
 	"weft/crypto/tlv"
+	"weft/mesh/path"
+	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/sleeve"
 )
 
-// maxReasons bounds the reasons for which packets are counted as dropped.
-const maxReasons = 256
+// Limits of what a wire may report.
+const (
+	maxReasons = 256 // for which packets are counted as dropped
+	maxPaths   = 64  // of one peer
+	maxHops    = 8   // of one path
+)
 
 func appendStats(dst []byte, s Stats) []byte {
 	items := make([][]byte, len(s.Peers))
@@ -24,7 +30,10 @@ func appendStats(dst []byte, s Stats) []byte {
 		b = tlv.AppendUint64(b, 13, p.RxPackets)
 		b = tlv.AppendUint64(b, 14, p.TxPackets)
 		b = tlv.AppendUint64(b, 15, p.Handshakes)
-		items[i] = tlv.AppendList(b, 16, tally(p.Drops))
+		b = tlv.AppendList(b, 16, tally(p.Drops))
+		b = appendRoute(b, p.Via, p.TCP)
+		b = tlv.AppendAddrPort(b, 19, p.Observed)
+		items[i] = tlv.AppendList(b, 20, paths(p.Paths))
 	}
 	dst = tlv.AppendList(dst, 1, items)
 	dst = tlv.AppendList(dst, 2, tally(s.Drops))
@@ -50,6 +59,7 @@ func parseStats(b []byte) (Stats, error) {
 			KeyAge: l.KeyAge, RxBytes: l.RxBytes, TxBytes: l.TxBytes, Reason: l.Reason,
 			Cipher: r.String(12, maxString), RxPackets: r.Uint64(13), TxPackets: r.Uint64(14), Handshakes: r.Uint64(15),
 			Drops: parseTally(r, 16),
+			Via:   l.Via, TCP: l.TCP, Observed: r.AddrPort(19), Paths: parsePaths(r, 20),
 		}
 	})
 	s.Drops = parseTally(r, 2)
@@ -61,6 +71,32 @@ func parseStats(b []byte) (Stats, error) {
 		*v = r.Uint64(3 + uint16(i))
 	}
 	return s, r.Err()
+}
+
+func paths(in []sleeve.PathStats) [][]byte {
+	items := make([][]byte, 0, len(in))
+	for _, p := range in[:min(len(in), maxPaths)] {
+		b := tlv.AppendAddrPort(nil, 1, p.Endpoint)
+		b = tlv.AppendList(b, 2, ids(p.Via))
+		b = tlv.AppendBool(b, 3, p.TCP)
+		b = tlv.AppendBool(b, 4, p.Active)
+		b = tlv.AppendUint8(b, 5, uint8(p.State))
+		b = tlv.AppendUint64(b, 6, uint64(p.RTT))
+		b = tlv.AppendUint64(b, 7, math.Float64bits(p.Loss))
+		b = tlv.AppendUint32(b, 8, uint32(p.MTU))
+		items = append(items, tlv.AppendString(b, 9, p.Reason))
+	}
+	return items
+}
+
+func parsePaths(r *tlv.Reader, tag uint16) []sleeve.PathStats {
+	return parseList(r, tag, maxPaths, func(r *tlv.Reader) sleeve.PathStats {
+		return sleeve.PathStats{
+			Endpoint: r.AddrPort(1), Via: parseIDs(r, 2, maxHops), TCP: r.Bool(3), Active: r.Bool(4),
+			State: path.State(r.Uint8(5)), RTT: time.Duration(r.Uint64(6)), Loss: math.Float64frombits(r.Uint64(7)),
+			MTU: int(int32(r.Uint32(8))), Reason: r.String(9, maxString),
+		}
+	})
 }
 
 // tally encodes counts by name.
@@ -104,6 +140,12 @@ func appendLink(dst []byte, l router.Link) []byte {
 	return tlv.AppendString(dst, 11, l.Reason)
 }
 
+// appendRoute adds the rest of a link: tags rise, and those of appendStats stand between.
+func appendRoute(dst []byte, via []peer.ID, tcp bool) []byte {
+	dst = tlv.AppendList(dst, 17, ids(via))
+	return tlv.AppendBool(dst, 18, tcp)
+}
+
 func parseLink(r *tlv.Reader) router.Link {
 	r.Require(1)
 	l := router.Link{
@@ -116,6 +158,8 @@ func parseLink(r *tlv.Reader) router.Link {
 		RxBytes:  r.Uint64(9),
 		TxBytes:  r.Uint64(10),
 		Reason:   r.String(11, maxString),
+		Via:      parseIDs(r, 17, maxHops),
+		TCP:      r.Bool(18),
 	}
 	r.Copy(1, l.Peer[:])
 	if r.Has(7) {
@@ -127,7 +171,7 @@ func parseLink(r *tlv.Reader) router.Link {
 func links(in []router.Link) [][]byte {
 	items := make([][]byte, len(in))
 	for i, l := range in {
-		items[i] = appendLink(nil, l)
+		items[i] = appendRoute(appendLink(nil, l), l.Via, l.TCP)
 	}
 	return items
 }

@@ -101,6 +101,11 @@ func (w *wanted) state(k kind, body []byte) error {
 		if local, err = parseLocal(body); err == nil {
 			err = w.s.engine.SetLocal(local)
 		}
+	case kindRelay:
+		var on bool
+		if on, err = parseRelay(body); err == nil {
+			w.s.engine.SetRelay(on)
+		}
 	}
 	if err != nil {
 		delete(w.digests, k) // what the engine holds now is unknown: the next message must reach it
