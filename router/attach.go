@@ -141,13 +141,12 @@ func (r *Router) admit(ctx context.Context) error {
 		if !has {
 			return ErrNotReady
 		}
-		p := makePlan(in, pods, nil, nil, nil, nil, v6)
 		// The pods' routes name the host's address as their source, so that must be there.
 		var err error
-		if !ready || !slices.Equal(p.addresses, r.grounded) {
-			err = r.protect(ctx, p)
+		if addresses, _, _ := hostAddresses(in, v6); !ready || !slices.Equal(addresses, r.grounded) {
+			err = r.protect(ctx, makePlan(in, pods, nil, nil, nil, nil, v6))
 		} else {
-			_, err = r.cfg.Host.Filter(ctx, p.filter)
+			_, err = r.cfg.Host.Filter(ctx, guard(in, pods))
 		}
 		if err == nil {
 			r.mu.Lock()

@@ -63,8 +63,10 @@ func candidates(self node, options []option, p Peer) (in []candidate, out []Reje
 			reason = "its record has not arrived yet"
 		case !slices.Contains(p.Info.Transports, o.Name):
 			reason = "the peer does not offer it"
+		case o.OwnPort && p.NoDirect != "":
+			reason = p.NoDirect
 		case !o.Sealed:
-			c.sources, reason = trustedSources(self, p.Info, o.V4Only)
+			c.sources, reason = trustedSources(self, p.Info, o.Driver)
 			if reason == "" {
 				c.endpoint = trustedEndpoint(c.sources, c.endpoint, p.Info.Endpoints)
 			}
@@ -80,7 +82,7 @@ func candidates(self node, options []option, p Peer) (in []candidate, out []Reje
 
 // trustedSources lists the peer's addresses with which plain packets may be exchanged: each side's trusted subnets hold an
 // address of this machine and that one of the peer.
-func trustedSources(self node, p peer.Info, v4only bool) (addrs []netip.Addr, reason string) {
+func trustedSources(self node, p peer.Info, d Driver) (addrs []netip.Addr, reason string) {
 	if len(self.trusted) == 0 {
 		return nil, "it does not encrypt, and --trusted-subnets is not set here"
 	}
@@ -94,9 +96,7 @@ func trustedSources(self node, p peer.Info, v4only bool) (addrs []netip.Addr, re
 			own4, own6 = own4 || a.Is4(), own6 || a.Is6()
 		}
 	}
-	if v4only {
-		own6 = false
-	}
+	own4, own6 = own4 && !d.V6Only, own6 && !d.V4Only
 	for _, e := range p.Endpoints {
 		a := e.Addr().Unmap()
 		if (a.Is4() && own4 || a.Is6() && own6) && both(a) && !slices.Contains(addrs, a) {

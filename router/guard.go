@@ -1,9 +1,11 @@
 package router
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"weft/router/host"
 )
@@ -12,10 +14,9 @@ import (
 // each fragment is checked by itself; the guard of what goes out stands after source NAT (100), so that it sees the
 // addresses that the wire would see.
 const (
-	priorityIn    = -450
-	priorityClamp = -150
-	priorityNAT   = 100
-	priorityOut   = 200
+	priorityIn  = -450
+	priorityNAT = 100
+	priorityOut = 200
 )
 
 // weftPorts are those that every node may listen on: metrics, everything, kernel WireGuard, VXLAN.
@@ -32,7 +33,9 @@ var weftPorts = [...]uint16{6782, 6783, 6784, 6785}
 //   - pods reach no port of weft on any node;
 //   - what pods send to the world carries the host's address.
 //
-// Only elements of sets change from day to day; a chain changes with --host-access and with new versions of weft.
+// Only elements of sets change from day to day; a chain changes with the pools, with --host-access and with new versions
+// of weft. What every packet meets is kept short: one chain per hook, which goes to another by the device's name and never
+// comes back, and pools as masks in the rules rather than sets.
 func guard(in Input, pods []Pod) host.Ruleset {
 	var local []netip.Addr
 	var pods4, pods6 []string
@@ -94,20 +97,38 @@ func guard(in Input, pods []Pod) host.Ruleset {
 		host.FilterSet{Name: "ports", Type: "inet_service", Elements: portWords},
 	)
 
+	toPools := func(field, target string) (rules []string) {
+		for _, pool := range in.Pools {
+			family := "ip"
+			if pool.Addr().Is6() {
+				family = "ip6"
+			}
+			rules = append(rules, fmt.Sprintf("%s %s %s goto %s", family, field, pool.Masked(), target))
+		}
+		return rules
+	}
+	// Guests behind devices that are not named like ours cost every packet a look, so only where there are any.
+	guests := func(rules ...string) []string {
+		if !slices.ContainsFunc(pods, func(p Pod) bool { return !strings.HasPrefix(p.link(), host.VethPrefix) }) {
+			return nil
+		}
+		return rules
+	}
 	peerToHost := []string{
+		`jump weft_ports`,
 		`ct state established,related accept`,
 		`meta l4proto icmp accept`,
 		`meta l4proto ipv6-icmp accept`,
 		`counter drop comment "host-access"`,
 	}
 	if in.HostAccessAll {
-		peerToHost = []string{`accept`}
+		peerToHost = []string{`goto weft_ports`}
 	}
 	chains := []host.Chain{
 		{Name: "incoming", Hook: host.Prerouting, Priority: priorityIn, Rules: []string{
-			`iifname "wf*" jump from_pod`,
-			`iifname "weft-*" jump from_peer`,
-			`iifname != "lo" jump from_outside`,
+			`iifname "weft-*" goto from_peer`,
+			`iifname "wf*" goto from_pod`,
+			`iifname != "lo" goto from_outside`,
 		}},
 		{Name: "from_pod", Rules: []string{
 			`iifname . ip saddr @pods4 accept`,
@@ -123,64 +144,65 @@ func guard(in Input, pods []Pod) host.Ruleset {
 			`ip6 saddr @peers6 counter drop comment "peer-destination"`,
 			`counter drop comment "peer-source"`,
 		}},
-		{Name: "from_outside", Rules: []string{
-			// Guests behind devices that are not named like ours.
+		{Name: "from_outside", Rules: append(toPools("saddr", "outside_source"), toPools("daddr", "outside_destination")...)},
+		{Name: "outside_source", Rules: append(guests(
 			`iifname . ip saddr @pods4 accept`,
 			`iifname . ip6 saddr @pods6 accept`,
-			`ip saddr @pools4 counter drop comment "outside-source"`,
-			`ip6 saddr @pools6 counter drop comment "outside-source"`,
-			`ip daddr @pools4 ip saddr != @plain4 counter drop comment "outside-destination"`,
-			`ip6 daddr @pools6 ip6 saddr != @plain6 counter drop comment "outside-destination"`,
+		), `counter drop comment "outside-source"`)},
+		{Name: "outside_destination", Rules: []string{
+			`ip saddr != @plain4 counter drop comment "outside-destination"`,
+			`ip6 saddr != @plain6 counter drop comment "outside-destination"`,
 		}},
-		{Name: "to_host", Hook: host.Input, Rules: []string{
-			`iifname "wf*" jump weft_ports`,
-			`iifname "weft-*" jump weft_ports`,
-			`iifname "weft-*" jump peer_to_host`,
-			`iifname . ip saddr @pods4 jump weft_ports`,
-			`iifname . ip6 saddr @pods6 jump weft_ports`,
-		}},
+		{Name: "to_host", Hook: host.Input, Rules: append([]string{
+			`iifname "weft-*" goto peer_to_host`,
+			`iifname "wf*" goto weft_ports`,
+		}, guests(
+			`iifname . ip saddr @pods4 goto weft_ports`,
+			`iifname . ip6 saddr @pods6 goto weft_ports`,
+		)...)},
 		{Name: "weft_ports", Rules: []string{
 			`tcp dport @ports counter drop comment "weft-port"`,
 			`udp dport @ports counter drop comment "weft-port"`,
 		}},
 		{Name: "peer_to_host", Rules: peerToHost},
-		{Name: "through", Hook: host.Forward, Rules: []string{
-			`iifname "wf*" jump pod_to_world`,
-			`iifname . ip saddr @pods4 jump pod_to_world`,
-			`iifname . ip6 saddr @pods6 jump pod_to_world`,
-		}},
-		{Name: "pod_to_world", Rules: []string{
-			`oifname "weft-*" return`,
-			`oifname "wf*" return`,
-			`oifname . ip daddr @pods4 return`,
-			`oifname . ip6 daddr @pods6 return`,
+		{Name: "through", Hook: host.Forward, Rules: append([]string{
+			`oifname "weft-*" goto fit`,
+			`iifname "weft-*" goto fit`,
+			`iifname "wf*" goto pod_to_world`,
+		}, guests(
+			`iifname . ip saddr @pods4 goto pod_to_world`,
+			`iifname . ip6 saddr @pods6 goto pod_to_world`,
+		)...)},
+		{Name: "fit", Rules: []string{`tcp flags syn tcp option maxseg size set rt mtu`}},
+		{Name: "pod_to_world", Rules: append(append([]string{`oifname "wf*" accept`}, guests(
+			`oifname . ip daddr @pods4 accept`,
+			`oifname . ip6 daddr @pods6 accept`,
+		)...),
 			`jump weft_ports`,
 			`ip daddr . tcp dport @nodes4 counter drop comment "weft-port"`,
 			`ip daddr . udp dport @nodes4 counter drop comment "weft-port"`,
 			`ip6 daddr . tcp dport @nodes6 counter drop comment "weft-port"`,
 			`ip6 daddr . udp dport @nodes6 counter drop comment "weft-port"`,
-		}},
-		{Name: "clamp", Hook: host.Forward, Priority: priorityClamp, Rules: []string{
-			`iifname "weft-*" tcp flags syn tcp option maxseg size set rt mtu`,
-			`oifname "weft-*" tcp flags syn tcp option maxseg size set rt mtu`,
-		}},
-		{Name: "masquerade", Hook: host.Postrouting, Priority: priorityNAT, NAT: true, Rules: []string{
+		)},
+		{Name: "world", Hook: host.Postrouting, Priority: priorityNAT, NAT: true, Rules: []string{
 			`oifname "weft-*" return`,
 			`oifname "wf*" return`,
 			`oifname "lo" return`,
 			`ip saddr @pools4 ip daddr != @pools4 ip daddr != @plain4 masquerade fully-random`,
 			`ip6 saddr @pools6 ip6 daddr != @pools6 ip6 daddr != @plain6 masquerade fully-random`,
 		}},
-		{Name: "outgoing", Hook: host.Postrouting, Priority: priorityOut, Rules: []string{
+		{Name: "outgoing", Hook: host.Postrouting, Priority: priorityOut, Rules: slices.Concat([]string{
 			`oifname "weft-*" accept`,
 			`oifname "wf*" accept`,
 			`oifname "lo" accept`,
+		}, toPools("daddr", "leak_to_pool"), toPools("saddr", "leak_from_pool"))},
+		{Name: "leak_to_pool", Rules: append(guests(
 			`oifname . ip daddr @pods4 accept`,
 			`oifname . ip6 daddr @pods6 accept`,
-			`ip daddr @pools4 counter drop comment "leak"`,
-			`ip6 daddr @pools6 counter drop comment "leak"`,
-			`ip saddr @pools4 ip daddr != @plain4 counter drop comment "leak"`,
-			`ip6 saddr @pools6 ip6 daddr != @plain6 counter drop comment "leak"`,
+		), `counter drop comment "leak"`)},
+		{Name: "leak_from_pool", Rules: []string{
+			`ip daddr != @plain4 counter drop comment "leak"`,
+			`ip6 daddr != @plain6 counter drop comment "leak"`,
 		}},
 	}
 	return host.Ruleset{Sets: sets, Chains: chains}

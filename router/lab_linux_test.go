@@ -31,7 +31,7 @@ import (
 //
 // The transport is VXLAN between the two, because it needs no process.
 
-const patience = 5 * time.Second
+const patience = 10 * time.Second
 
 // counting is the real host; it counts passes and the changes that they made.
 type counting struct {
@@ -104,9 +104,27 @@ func newLab(t *testing.T, change ...func(l *lab)) *lab {
 		c(l)
 	}
 	for i := 1; i <= 2; i++ {
-		l.n[i].start()
+		l.n[i].run()
+	}
+	for i := 1; i <= 2; i++ {
+		l.n[i].whole()
 	}
 	return l
+}
+
+// directory tells what the input of a machine in the lab says.
+type directory struct{ in router.Input }
+
+func (d directory) Own() netip.Addr { return d.in.Hosts[0] }
+
+// Address is the first but one of the peer's first block, as in the lab's inputs.
+func (d directory) Address(id peer.ID) netip.Addr {
+	for _, p := range d.in.Peers {
+		if p.Info.ID == id {
+			return p.Blocks[0].Addr().Next()
+		}
+	}
+	return netip.Addr{}
 }
 
 type testLog struct {
@@ -124,13 +142,20 @@ func (w *testLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// start runs a router, and waits until it reaches the peer that runs already.
 func (m *machine) start() {
+	m.t.Helper()
+	m.run()
+	m.whole()
+}
+
+func (m *machine) run() {
 	m.t.Helper()
 	w := &testLog{t: m.t, on: true}
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})).With("machine", m.in.Self.Short())
 	r, err := router.New(router.Config{
 		Host: m.host, Undo: m.undo, Log: log,
-		Drivers: []router.Driver{vxlan.Driver(m.host, m.in.Self)},
+		Drivers: []router.Driver{vxlan.Driver(m.host, m.in.Self, directory{m.in}, log), vxlan.Driver6(m.host, m.in.Self, directory{m.in}, log)},
 	})
 	if err != nil {
 		m.t.Fatal(err)
@@ -150,8 +175,12 @@ func (m *machine) start() {
 		w.mu.Unlock()
 	})
 	m.t.Cleanup(m.stop)
+}
+
+func (m *machine) whole() {
+	m.t.Helper()
 	m.await("ready, with its peer by vxlan", func() bool {
-		s := r.Status()
+		s := m.r.Status()
 		return s.Ready && s.Reason == "" && (len(s.Peers) == 0 || s.Peers[0].Link.Up || len(m.in.Trusted) == 0)
 	})
 }

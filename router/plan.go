@@ -59,17 +59,7 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 		}
 	}
 	var src4, src6 netip.Addr
-	for _, a := range in.Hosts {
-		if !speaks(a) {
-			continue
-		}
-		if a.Is4() {
-			src4 = a
-		} else {
-			src6 = a
-		}
-		p.addresses = append(p.addresses, host.Address{Link: "lo", Prefix: netip.PrefixFrom(a, a.BitLen()), Passive: a.Is6()})
-	}
+	p.addresses, src4, src6 = hostAddresses(in, v6)
 	source := func(a netip.Addr) netip.Addr {
 		if a.Is4() {
 			return src4
@@ -139,6 +129,22 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 	}
 	p.links = append(p.links, host.Link{Name: "lo", Up: true})
 	return p
+}
+
+// hostAddresses are those of the machine itself, and the sources of what it sends to pods.
+func hostAddresses(in Input, v6 bool) (all []host.Address, src4, src6 netip.Addr) {
+	for _, a := range in.Hosts {
+		if a.Is6() && !v6 {
+			continue
+		}
+		if a.Is4() {
+			src4 = a
+		} else {
+			src6 = a
+		}
+		all = append(all, host.Address{Link: "lo", Prefix: netip.PrefixFrom(a, a.BitLen()), Passive: a.Is6()})
+	}
+	return all, src4, src6
 }
 
 // deviceRules let packets from one device be routed to our blocks only, and only when they come from a pool.

@@ -41,7 +41,7 @@ func CheckPools(ctx context.Context, h Host, pools []netip.Prefix) (warnings []s
 			return nil, &PoolError{pool, fmt.Sprintf("the address %s of %s lies inside it", a.Prefix.Addr(), a.Link)}
 		}
 		for _, r := range have.Routes {
-			if r.Ours || isOurs(r.Link) || !r.Dst.Overlaps(pool) || r.Dst.Bits() == 0 {
+			if r.Ours || isOurs(r.Link) || r.Link == "lo" && returning || !r.Dst.Overlaps(pool) || r.Dst.Bits() == 0 {
 				continue
 			}
 			if r.Dst.Bits() >= pool.Bits() {

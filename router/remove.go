@@ -17,7 +17,7 @@ import (
 )
 
 // remember writes the present values of machine-wide sysctls to the undo file before they are changed for the first time.
-func (r *Router) remember(have *host.Snapshot, changes []host.Change) error {
+func (r *Router) remember(ctx context.Context, have *host.Snapshot, changes []host.Change) error {
 	if r.cfg.Undo == "" {
 		return nil
 	}
@@ -26,6 +26,15 @@ func (r *Router) remember(have *host.Snapshot, changes []host.Change) error {
 		return err
 	}
 	before := len(former)
+	dragged, err := r.dragged(ctx, have, changes)
+	if err != nil {
+		return err
+	}
+	for key, value := range dragged {
+		if _, known := former[key]; !known {
+			former[key] = value
+		}
+	}
 	for _, c := range changes {
 		if c.Sysctl == nil || strings.Contains(c.Sysctl.Key, "/"+host.DevicePrefix) {
 			continue
@@ -38,6 +47,35 @@ func (r *Router) remember(have *host.Snapshot, changes []host.Change) error {
 		return nil
 	}
 	return writeUndo(r.cfg.Undo, former)
+}
+
+// dragged reads what the kernel changes by itself when it is made to forward, and what giving the one value back would not
+// give back: whether it takes redirects, and interfaces that had another value than the machine.
+func (r *Router) dragged(ctx context.Context, have *host.Snapshot, changes []host.Change) (map[string]string, error) {
+	var keys []string
+	for _, c := range changes {
+		if c.Sysctl == nil || c.Sysctl.Key != keyForward4 && c.Sysctl.Key != keyForward6 {
+			continue
+		}
+		family := strings.Split(c.Sysctl.Key, "/")[1]
+		if family == "ipv4" {
+			keys = append(keys, "net/ipv4/conf/all/accept_redirects")
+		}
+		keys = append(keys, "net/"+family+"/conf/default/forwarding")
+		for _, l := range have.Links {
+			if !isOurs(l.Name) {
+				keys = append(keys, "net/"+family+"/conf/"+l.Name+"/forwarding")
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	now, err := r.cfg.Host.Snapshot(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	return now.Sysctls, nil
 }
 
 func readUndo(path string) (map[string]string, error) {
@@ -145,7 +183,7 @@ func Remove(ctx context.Context, h Host, undo string) error {
 	var errs []error
 	var sysctls []host.Change
 	for _, key := range sortedKeys(former) {
-		if now, exists := present.Sysctls[key]; exists && now != former[key] {
+		if _, exists := present.Sysctls[key]; exists { // whatever it is now: an earlier one may drag it along
 			sysctls = append(sysctls, host.Change{Sysctl: &host.Sysctl{Key: key, Value: former[key]}})
 		}
 	}
@@ -168,12 +206,19 @@ func Remove(ctx context.Context, h Host, undo string) error {
 	return nil
 }
 
-// sortedKeys lists interfaces' keys before the global ones: an interface that follows router advertisements must do so by
-// the time the machine stops forwarding, and the order is the same each time.
+// sortedKeys lists them in the order in which they are given back: an interface that follows router advertisements must do
+// so by the time the machine stops forwarding, and what that drags along comes after it.
 func sortedKeys(m map[string]string) []string {
+	turn := func(key string) int {
+		switch {
+		case strings.HasSuffix(key, "/accept_ra"):
+			return 0
+		case key == keyForward4 || key == keyForward6:
+			return 1
+		}
+		return 2
+	}
 	keys := slices.Sorted(maps.Keys(m))
-	slices.SortStableFunc(keys, func(a, b string) int {
-		return strings.Count(b, "accept_ra") - strings.Count(a, "accept_ra")
-	})
+	slices.SortStableFunc(keys, func(a, b string) int { return turn(a) - turn(b) })
 	return keys
 }

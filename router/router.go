@@ -73,6 +73,7 @@ type Peer struct {
 	Info     peer.Info
 	Blocks   []netip.Prefix
 	Endpoint netip.AddrPort // of the path in use; zero when only the peer can reach us
+	NoDirect string         // why neither can open a way to a port of the other's kernel; empty: one can
 }
 
 // Pod is one attachment of a container.

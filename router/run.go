@@ -192,6 +192,9 @@ func (r *Router) Run(ctx context.Context) error {
 			}
 			r.log.Debug("network changed from outside", "what", e.What, "name", e.Name)
 			again.Reset(settle)
+			if e.What == host.GuardGone {
+				r.restore(ctx)
+			}
 			continue
 		case <-links.C:
 			due = r.pollLinks(ctx, choices)
@@ -216,6 +219,14 @@ func (r *Router) Run(ctx context.Context) error {
 				again.Reset(wait)
 			}
 		}
+	}
+}
+
+// restore puts the guard back without waiting for a burst of changes to end: while it is away pods' packets to the world
+// carry their own addresses.
+func (r *Router) restore(ctx context.Context) {
+	if err := r.admit(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotReady) {
+		r.log.Warn("guard not put back at once", "err", err) // the whole is applied in a moment, and says so if it fails
 	}
 }
 
@@ -244,7 +255,7 @@ func (r *Router) pods() []Pod {
 func (r *Router) podsLocked() []Pod {
 	pods := maps.Clone(r.attached)
 	for _, p := range r.in.Pods {
-		if r.graves[host.VethName(p.id())] == nil {
+		if len(r.graves) == 0 || r.graves[host.VethName(p.id())] == nil { // to name a link takes a hash
 			pods[p.id()] = p
 		}
 	}
@@ -338,7 +349,7 @@ func (r *Router) protect(ctx context.Context, p plan) error {
 		}
 		changes = append(keep, changes...)
 	}
-	if err := r.remember(have, changes); err != nil {
+	if err := r.remember(ctx, have, changes); err != nil {
 		return err
 	}
 	if err := r.cfg.Host.Apply(ctx, changes); err != nil {

@@ -372,6 +372,7 @@ func TestPools(t *testing.T) {
 			h.AddRoute(host.Route{Dst: pool[0], Kind: host.Unreachable, Ours: true})
 			h.AddRoute(host.Route{Dst: netip.MustParsePrefix("10.32.4.0/22"), Link: "weft-sl", Ours: true})
 			h.AddAddress(host.Address{Link: "lo", Prefix: netip.MustParsePrefix("10.32.0.1/32")})
+			h.AddRoute(host.Route{Dst: netip.MustParsePrefix("10.32.0.1/32"), Link: "lo"}) // as the kernel does with IPv6
 		}, "", ""},
 		"another's address on loopback": {func(h *hosttest.Host) {
 			h.AddAddress(host.Address{Link: "lo", Prefix: netip.MustParsePrefix("10.32.0.1/32")})

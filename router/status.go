@@ -106,7 +106,9 @@ func changed(a, b Status) bool {
 		s.Peers = slices.Clone(s.Peers)
 		for i := range s.Peers {
 			l := s.Peers[i].Link
-			s.Peers[i].Link = Link{Peer: l.Peer, Up: l.Up, Endpoint: l.Endpoint, MTU: l.MTU, Reason: l.Reason}
+			s.Peers[i].Link = Link{
+				Peer: l.Peer, Up: l.Up, Endpoint: l.Endpoint, Via: l.Via, TCP: l.TCP, MTU: l.MTU, Reason: l.Reason,
+			}
 		}
 		return s
 	}

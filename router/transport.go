@@ -26,7 +26,9 @@ type Tunnel struct {
 type Link struct {
 	Peer     peer.ID
 	Up       bool           // the other end answered through this transport within the last 2 s: it bears that much silence
-	Endpoint netip.AddrPort // where the peer is heard from
+	Endpoint netip.AddrPort // where the peer is heard from; zero when others carry its packets
+	Via      []peer.ID      // the peers that carry packets to it, the first one first; empty: none does
+	TCP      bool           // packets travel in a TCP stream, since no datagrams pass
 	MTU      int            // largest inner packet that passed, bytes; 0 when unknown
 	RTT      time.Duration  // smoothed; 0 when unknown
 	Loss     float64        // 0 to 1, of recent probes
@@ -57,6 +59,8 @@ type Driver struct {
 	Sealed    bool   // encrypts by itself; others are used only between subnets that both sides trust
 	Checks    bool   // drops by itself what is not from the peer's blocks to ours
 	V4Only    bool   // its underlay must be IPv4
+	V6Only    bool   // or IPv6
+	OwnPort   bool   // has a port of its own, to which one of the two must find a way
 	Persists  bool   // works on without the daemon: what a former run left of it is removed where nothing is wanted of it
 	// Probe tries the real operation: nil, an error that wraps ErrUnsupported with the reason, or any other error for
 	// "cannot tell".

@@ -95,6 +95,9 @@ func (h *Host) addVXLAN(want *Link) (netlink.Link, error) {
 	}
 	l := &netlink.Vxlan{LinkAttrs: netlink.NewLinkAttrs(), VxlanId: want.VXLAN.VNI, Port: int(want.VXLAN.Port), NoAge: true}
 	l.Name, l.HardwareAddr, l.MTU = want.Name, mac, want.MTU
+	if want.VXLAN.IPv6 {
+		l.SrcAddr = net.IPv6unspecified // none: it names the family
+	}
 	if err := h.nl.LinkAdd(l); err != nil {
 		return nil, fmt.Errorf("make device: %w", err)
 	}

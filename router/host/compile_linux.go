@@ -15,12 +15,13 @@ import (
 // compiler turns one rule, written in nft's words, into the kernel's expressions. It knows what weft writes:
 //
 //	FIELD [. FIELD]... [!=] VALUE | @SET     iifname oifname, ip|ip6 saddr|daddr, ether saddr, tcp|udp dport,
-//	                                         meta nfproto|l4proto; a VALUE of a name may end in *
+//	                                         meta nfproto|l4proto; a VALUE of a name may end in *, that of an
+//	                                         address may be a prefix
 //	ct state established,related             any of them
 //	tcp flags syn                            the flag is set
 //	fib daddr type local                     an address of this machine
-//	counter accept drop return jump CHAIN masquerade fully-random
-//	dnat ip to ADDRESS:PORT                  after the family and the protocol were matched
+//	counter accept drop return jump CHAIN goto CHAIN masquerade fully-random
+//	dnat ip|ip6 to ADDRESS:PORT              after the protocol was matched
 //	tcp option maxseg size set rt mtu
 //	comment "WORDS"                          last
 //
@@ -109,16 +110,23 @@ func (c *compiler) statement() error {
 		c.add(&expr.Verdict{Kind: expr.VerdictDrop})
 	case c.take("return"):
 		c.add(&expr.Verdict{Kind: expr.VerdictReturn})
-	case c.take("jump"):
+	case c.peek("jump"), c.peek("goto"):
+		kind := expr.VerdictJump
+		if c.words[0] == "goto" {
+			kind = expr.VerdictGoto
+		}
+		c.words = c.words[1:]
 		chain, err := c.next()
 		if err != nil {
 			return err
 		}
-		c.add(&expr.Verdict{Kind: expr.VerdictJump, Chain: chain})
+		c.add(&expr.Verdict{Kind: kind, Chain: chain})
 	case c.take("masquerade", "fully-random"):
 		c.add(&expr.Masq{FullyRandom: true})
 	case c.take("dnat", "ip", "to"):
-		return c.dnat()
+		return c.dnat(unix.NFPROTO_IPV4)
+	case c.take("dnat", "ip6", "to"):
+		return c.dnat(unix.NFPROTO_IPV6)
 	case c.take("fib", "daddr", "type", "local"):
 		c.add(&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)})
@@ -145,20 +153,20 @@ func (c *compiler) statement() error {
 	return nil
 }
 
-// dnat sends a connection to an IPv4 address and port.
-func (c *compiler) dnat() error {
+// dnat sends a connection of one family to an address and port.
+func (c *compiler) dnat(family byte) error {
 	w, err := c.next()
 	if err != nil {
 		return err
 	}
 	to, err := netip.ParseAddrPort(w)
-	if err != nil || !to.Addr().Is4() || to.Port() == 0 {
-		return fmt.Errorf("%q is not an IPv4 address with a port", w)
+	if err != nil || to.Addr().Is4() != (family == unix.NFPROTO_IPV4) || to.Port() == 0 {
+		return fmt.Errorf("%q is not an address of that family with a port", w)
 	}
-	c.needFamily(unix.NFPROTO_IPV4)
+	c.needFamily(family)
 	c.add(&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
 		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2, Specified: true})
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: 1, RegProtoMin: 2, Specified: true})
 	return nil
 }
 
@@ -305,9 +313,12 @@ func (c *compiler) match() error {
 	if len(fields) != 1 {
 		return fmt.Errorf("several fields need a set")
 	}
-	data, err := literal(kind, value)
+	data, mask, err := literal(kind, value)
 	if err != nil {
 		return err
+	}
+	if mask != nil {
+		c.add(&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))})
 	}
 	op := expr.CmpOpEq
 	if not {
@@ -325,43 +336,47 @@ func (c *compiler) match() error {
 	return nil
 }
 
-// literal encodes a single value. A name that ends in * is compared as far as it goes.
-func literal(kind, value string) ([]byte, error) {
+// literal encodes a single value. A name that ends in * is compared as far as it goes; a prefix comes with the mask that
+// the field is to be cut by.
+func literal(kind, value string) (data, mask []byte, err error) {
 	switch kind {
 	case "ifname":
 		if prefix, ok := strings.CutSuffix(value, "*"); ok {
-			return []byte(prefix), nil
+			return []byte(prefix), nil, nil
 		}
 	case "nf_proto":
 		switch value {
 		case "ipv4":
-			return []byte{unix.NFPROTO_IPV4}, nil
+			return []byte{unix.NFPROTO_IPV4}, nil, nil
 		case "ipv6":
-			return []byte{unix.NFPROTO_IPV6}, nil
+			return []byte{unix.NFPROTO_IPV6}, nil, nil
 		}
-		return nil, fmt.Errorf("unknown family %q", value)
+		return nil, nil, fmt.Errorf("unknown family %q", value)
 	case "inet_proto":
 		protos := map[string]byte{
 			"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP,
 			"ipv6-icmp": unix.IPPROTO_ICMPV6,
 		}
 		if p, ok := protos[value]; ok {
-			return []byte{p}, nil
+			return []byte{p}, nil, nil
 		}
-		return nil, fmt.Errorf("unknown protocol %q", value)
+		return nil, nil, fmt.Errorf("unknown protocol %q", value)
 	case "inet_service":
 		p, err := strconv.ParseUint(value, 10, 16)
 		if err != nil {
-			return nil, fmt.Errorf("bad port %q", value)
+			return nil, nil, fmt.Errorf("bad port %q", value)
 		}
-		return binary.BigEndian.AppendUint16(nil, uint16(p)), nil
+		return binary.BigEndian.AppendUint16(nil, uint16(p)), nil, nil
 	}
 	low, high, err := encodeField(kind, value)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if string(low) != string(high) {
-		return nil, fmt.Errorf("a prefix needs a set")
+		mask = make([]byte, len(low))
+		for i := range mask {
+			mask[i] = ^(low[i] ^ high[i])
+		}
 	}
-	return low, nil
+	return low, mask, nil
 }

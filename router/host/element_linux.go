@@ -103,22 +103,24 @@ func encodeElement(set FilterSet, value string) (element, error) {
 }
 
 // encodeElements encodes a set's wanted elements: no duplicates, and in an interval set of one field none inside another,
-// which the kernel would refuse.
-func encodeElements(set FilterSet) (map[element]bool, error) {
-	all := make([]element, 0, len(set.Elements))
+// which the kernel would refuse. encoded has all of them as they were written; those in known were encoded before.
+func encodeElements(set FilterSet, known map[string]element) (out map[element]bool, encoded map[string]element, err error) {
+	all, encoded := make([]element, 0, len(set.Elements)), make(map[string]element, len(set.Elements))
 	for _, value := range set.Elements {
-		e, err := encodeElement(set, value)
-		if err != nil {
-			return nil, err
+		e, ok := known[value]
+		if !ok {
+			if e, err = encodeElement(set, value); err != nil {
+				return nil, nil, err
+			}
 		}
-		all = append(all, e)
+		all, encoded[value] = append(all, e), e
 	}
-	out := make(map[element]bool, len(all))
+	out = make(map[element]bool, len(all))
 	if !set.Interval || concatenated(set) {
 		for _, e := range all {
 			out[e] = true
 		}
-		return out, nil
+		return out, encoded, nil
 	}
 	slices.SortFunc(all, func(a, b element) int { // the wider of two with the same start first
 		if c := strings.Compare(a.low, b.low); c != 0 {
@@ -133,7 +135,7 @@ func encodeElements(set FilterSet) (map[element]bool, error) {
 		}
 		out[e], last = true, e.high
 	}
-	return out, nil
+	return out, encoded, nil
 }
 
 func concatenated(set FilterSet) bool { return strings.Contains(set.Type, " . ") }

@@ -37,6 +37,7 @@ type filter struct {
 	parts map[string]compiledSet
 	known map[string]compiledSet // what the kernel held of each owner at generation gen
 	gen   uint32                 // 0: nothing is known
+	line  *nftables.Conn         // for what follows known; nil after an error, whose leftovers the next would meet
 }
 
 func (f *filter) init(h *Host) { f.h, f.parts = h, make(map[string]compiledSet) }
@@ -45,6 +46,7 @@ func (f *filter) init(h *Host) { f.h, f.parts = h, make(map[string]compiledSet) 
 type compiledSet struct {
 	sets     map[string]FilterSet
 	elements map[string]map[element]bool
+	encoded  map[string]map[string]element // what is in elements and what was folded there, as it was written
 	chains   map[string]compiledChain
 	order    []string // of the chains
 }
@@ -59,22 +61,44 @@ type compiledRule struct {
 	mark  string // comment by which the rule is known again: its name and the hash of its text
 }
 
-// compile checks a whole rule set before anything is changed.
-func compile(rs Ruleset) (compiledSet, error) {
-	out := compiledSet{sets: map[string]FilterSet{}, elements: map[string]map[element]bool{}, chains: map[string]compiledChain{}}
+// compile checks a whole rule set before anything is changed. What is in last already is taken from there: of hundreds of
+// elements and dozens of rules a pod changes four.
+func compile(rs Ruleset, last compiledSet) (compiledSet, error) {
+	out := compiledSet{
+		sets: map[string]FilterSet{}, elements: map[string]map[element]bool{}, encoded: map[string]map[string]element{},
+		chains: map[string]compiledChain{},
+	}
+	typed := true // every set that there was is of the same type still
 	for _, s := range rs.Sets {
 		if !owns(rs.Owner, s.Name) {
 			return out, fmt.Errorf("set %s: not a name of owner %q", s.Name, rs.Owner)
 		}
-		elements, err := encodeElements(s)
-		if err != nil {
+		out.sets[s.Name] = s
+		was := last.sets[s.Name]
+		if was.Type != s.Type || was.Interval != s.Interval {
+			typed, was = false, FilterSet{}
+		}
+		if was.Name != "" && slices.Equal(was.Elements, s.Elements) {
+			out.elements[s.Name], out.encoded[s.Name] = last.elements[s.Name], last.encoded[s.Name]
+			continue
+		}
+		known := last.encoded[s.Name]
+		if was.Name == "" {
+			known = nil
+		}
+		var err error
+		if out.elements[s.Name], out.encoded[s.Name], err = encodeElements(s, known); err != nil {
 			return out, err
 		}
-		out.sets[s.Name], out.elements[s.Name] = s, elements
 	}
 	for _, c := range rs.Chains {
 		if !owns(rs.Owner, c.Name) {
 			return out, fmt.Errorf("chain %s: not a name of owner %q", c.Name, rs.Owner)
+		}
+		out.order = append(out.order, c.Name)
+		if was, ok := last.chains[c.Name]; ok && typed && slices.Equal(was.Rules, c.Rules) {
+			out.chains[c.Name] = compiledChain{c, was.rules}
+			continue
 		}
 		cc := compiledChain{Chain: c}
 		for _, rule := range c.Rules {
@@ -86,9 +110,15 @@ func compile(rs Ruleset) (compiledSet, error) {
 			cc.rules = append(cc.rules, compiledRule{exprs, strings.TrimSpace(comment + " #" + hex.EncodeToString(sum[:6]))})
 		}
 		out.chains[c.Name] = cc
-		out.order = append(out.order, c.Name)
 	}
 	return out, nil
+}
+
+// unchanged reports whether a set is that of another compilation, of which this one took it.
+func (want compiledSet) unchanged(name string, from compiledSet) bool {
+	was, ok := from.sets[name]
+	is := want.sets[name]
+	return ok && was.Type == is.Type && was.Interval == is.Interval && slices.Equal(was.Elements, is.Elements)
 }
 
 func owns(owner, name string) bool {
@@ -116,15 +146,15 @@ func (f *filter) conn() (*nftables.Conn, error) {
 }
 
 // Filter makes one owner's part of the table equal to want, and reports how many changes that took. A rule set without
-// sets and chains removes the owner's part.
+// sets and chains removes the owner's part. The slices in want are the filter's from then on and must not be changed.
 func (h *Host) Filter(ctx context.Context, want Ruleset) (int, error) {
 	f := &h.filter
-	part, err := compile(want)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	part, err := compile(want, f.parts[want.Owner])
 	if err != nil {
 		return 0, fmt.Errorf("compile nftables rules: %w", err)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.parts[want.Owner] = part
 	if len(part.sets) == 0 && len(part.chains) == 0 {
 		delete(f.parts, want.Owner)
@@ -160,13 +190,20 @@ func (f *filter) delta(owner string, want compiledSet) (changes int, ok bool) {
 	if !known {
 		return 0, false
 	}
-	c, err := f.conn()
-	if err != nil {
-		return 0, false
+	if f.line == nil {
+		var err error
+		if f.line, err = f.conn(); err != nil {
+			f.line = nil
+			return 0, false
+		}
 	}
-	defer c.CloseLasting()
+	defer func() {
+		if !ok {
+			f.hangUp()
+		}
+	}()
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
-	changes, err = want.send(c, table, have.state())
+	changes, err := want.send(f.line, table, want.beside(have))
 	switch {
 	case err != nil:
 		return 0, false
@@ -174,7 +211,7 @@ func (f *filter) delta(owner string, want compiledSet) (changes int, ok bool) {
 		gen, err := f.generation()
 		return 0, err == nil && gen == f.gen
 	}
-	if err := c.FlushWithGenID(f.gen); err != nil {
+	if err := f.line.FlushWithGenID(f.gen); err != nil {
 		return 0, false
 	}
 	f.gen = nextGeneration(f.gen)
@@ -182,10 +219,21 @@ func (f *filter) delta(owner string, want compiledSet) (changes int, ok bool) {
 	return changes, true
 }
 
-// state is the part as readTable would find it.
-func (want compiledSet) state() *tableState {
-	have := &tableState{sets: want.elements, chains: make(map[string][]string, len(want.chains))}
-	for name, ch := range want.chains {
+// hangUp closes the line, with what may be left in it.
+func (f *filter) hangUp() {
+	if f.line != nil {
+		_ = f.line.CloseLasting()
+		f.line = nil
+	}
+}
+
+// beside is what the kernel is known to hold, as readTable would find it, next to what is wanted.
+func (want compiledSet) beside(known compiledSet) *tableState {
+	have := &tableState{sets: known.elements, chains: make(map[string][]string, len(known.chains)), same: make(map[string]bool)}
+	for name := range want.sets {
+		have.same[name] = want.unchanged(name, known)
+	}
+	for name, ch := range known.chains {
 		marks := make([]string, len(ch.rules))
 		for i, r := range ch.rules {
 			marks[i] = r.mark
@@ -298,6 +346,7 @@ func (h *Host) RemoveFilter(ctx context.Context) error {
 	defer f.mu.Unlock()
 	clear(f.parts)
 	f.known, f.gen = nil, 0
+	f.hangUp()
 	c, err := f.conn()
 	if err != nil {
 		return err

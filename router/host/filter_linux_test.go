@@ -48,6 +48,8 @@ func TestFilterSettlesAtOnceAndStaysSettled(t *testing.T) {
 			{Name: "publish", Hook: host.Prerouting, Priority: -100, NAT: true, Rules: []string{
 				`fib daddr type local tcp dport 8080 dnat ip to 10.32.0.5:80`,
 				`ip daddr 192.0.2.7 udp dport 53 dnat ip to 10.32.0.5:53`,
+				`fib daddr type local tcp dport 8080 dnat ip6 to [fd00::5]:80`,
+				`ip6 daddr 2001:db8::7 udp dport 53 dnat ip6 to [fd00::5]:53`,
 			}},
 		},
 	}
@@ -101,6 +103,7 @@ func TestFilterRefusesWhatItDoesNotKnowBeforeAnyChange(t *testing.T) {
 		"element":  {Sets: []host.FilterSet{{Name: "x", Type: "ipv4_addr", Elements: []string{"fd00::1"}}}},
 		"early":    {Chains: []host.Chain{{Name: "c", Rules: []string{`ip saddr`}}}},
 		"dnat":     {Chains: []host.Chain{{Name: "c", NAT: true, Rules: []string{`tcp dport 80 dnat ip to [fd00::1]:80`}}}},
+		"dnat6":    {Chains: []host.Chain{{Name: "c", NAT: true, Rules: []string{`tcp dport 80 dnat ip6 to 10.32.0.5:80`}}}},
 		"quote":    {Chains: []host.Chain{{Name: "c", Rules: []string{`iifname "x`}}}},
 	} {
 		if _, err := h.Filter(t.Context(), rs); err == nil {

@@ -15,8 +15,9 @@ import (
 
 // Host is the machine as seen from one network namespace. Its methods may be called from several goroutines.
 type Host struct {
-	log *slog.Logger
-	ns  netns.NsHandle
+	log  *slog.Logger
+	ns   netns.NsHandle
+	talk *talk // for pods that come and go
 
 	mu sync.Mutex // one change at a time; guards nl
 	nl *netlink.Handle
@@ -41,7 +42,13 @@ func Open(path string, log *slog.Logger) (*Host, error) {
 		_ = ns.Close()
 		return nil, err
 	}
-	h := &Host{log: log, ns: ns, nl: nl}
+	talk, err := talkIn(ns)
+	if err != nil {
+		_ = nl.Close()
+		_ = ns.Close()
+		return nil, err
+	}
+	h := &Host{log: log, ns: ns, nl: nl, talk: talk}
 	h.filter.init(h)
 	return h, nil
 }
@@ -60,7 +67,10 @@ func newHandle(ns netns.NsHandle) (*netlink.Handle, error) {
 func (h *Host) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return errors.Join(h.nl.Close(), h.ns.Close())
+	h.filter.mu.Lock()
+	defer h.filter.mu.Unlock()
+	h.filter.hangUp()
+	return errors.Join(h.nl.Close(), h.talk.close(), h.ns.Close())
 }
 
 // Do runs fn on a thread inside the host's network namespace. Sockets and files that fn opens belong to it.

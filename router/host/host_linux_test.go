@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,7 +166,7 @@ func TestWatchTellsOfDamageAndEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, damage := range map[string]func() error{
-		"filter": func() error { return ns.Host().RemoveFilter(t.Context()) },
+		host.GuardGone: func() error { return ns.Host().RemoveFilter(t.Context()) },
 		"route": func() error {
 			return h.Apply(t.Context(), []host.Change{{Op: host.Delete, Route: &route}})
 		},
@@ -275,9 +276,33 @@ func TestUnderlayLeavesOutOurOwn(t *testing.T) {
 	hosttest.Wire(t, machine, "eth0", []string{"192.0.2.2/24", "10.32.0.3/32"}, other, "x", nil)
 	hosttest.Wire(t, machine, "wf0", []string{"198.51.100.1/24"}, other, "y", nil)
 	hosttest.Wire(t, machine, "idle", nil, other, "z", nil)
-	list, err := machine.Host().Underlay(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")})
+	run := func(args ...string) {
+		t.Helper()
+		if err := host.Do(machine.Path, func() error { return exec.Command("ip", args...).Run() }); err != nil {
+			t.Fatalf("ip %v: %v", args, err)
+		}
+	}
+	// Bridges of containers have the same addresses everywhere.
+	for _, args := range [][]string{
+		{"link", "add", "docker0", "type", "bridge"},
+		{"addr", "add", "172.17.0.1/16", "dev", "docker0"},
+		{"link", "add", "own0", "type", "bridge"},
+		{"addr", "add", "172.18.0.1/16", "dev", "own0"},
+		{"link", "set", "docker0", "up"},
+		{"link", "set", "own0", "up"},
+	} {
+		run(args...)
+	}
+	underlay := func() ([]host.Interface, error) {
+		return machine.Host().Underlay(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")})
+	}
+	list, err := underlay()
 	if err != nil || len(list) != 1 || list[0].Name != "eth0" || len(list[0].Addrs) != 1 || list[0].MTU != 1500 {
 		t.Errorf("%+v, %v", list, err)
+	}
+	run("route", "add", "default", "via", "172.18.0.9")
+	if list, err := underlay(); err != nil || len(list) != 2 {
+		t.Errorf("a bridge with the default route: %+v, %v", list, err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -70,7 +71,7 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*Snapshot, error
 	}
 	return s, h.Do(func() error {
 		for _, key := range sysctls {
-			switch v, err := readSysctl(key); {
+			switch v, err := h.readSetting(key); {
 			case err == nil:
 				s.Sysctls[key] = v
 			case !errors.Is(err, fs.ErrNotExist):
@@ -118,7 +119,10 @@ func toLink(l netlink.Link) Link {
 	case *netlink.Veth:
 		out.PeerIndex = a.ParentIndex
 	case *netlink.Vxlan:
-		out.VXLAN = &VXLAN{VNI: l.VxlanId, Port: uint16(l.Port)}
+		out.VXLAN = &VXLAN{VNI: l.VxlanId, Port: uint16(l.Port), IPv6: len(l.SrcAddr) == net.IPv6len && l.SrcAddr.To4() == nil}
+	}
+	if s := a.Statistics; s != nil {
+		out.RxBytes, out.TxBytes = s.RxBytes, s.TxBytes
 	}
 	return out
 }
@@ -235,6 +239,24 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error)
 
 const sysctlRoot = "/proc/sys/"
 
+// readSetting is readSysctl but for one file, which the kernel answers from only while nobody changes links: who reads it else
+// does so again and again until then. The same is told of the link, to whoever waits.
+func (h *Host) readSetting(key string) (string, error) {
+	device, found := strings.CutPrefix(key, "net/ipv6/conf/")
+	device, mode := strings.CutSuffix(device, "/addr_gen_mode")
+	if !found || !mode {
+		return readSysctl(key)
+	}
+	switch e, err := h.endOf(device); {
+	case err != nil && gone(err), err == nil && e.addrGen < 0:
+		return "", fmt.Errorf("read sysctl %s: %w", key, fs.ErrNotExist)
+	case err != nil:
+		return "", fmt.Errorf("read sysctl %s: %w", key, err)
+	default:
+		return strconv.Itoa(e.addrGen), nil
+	}
+}
+
 // readSysctl and writeSysctl act on the namespace of the thread that they run on.
 func readSysctl(key string) (string, error) {
 	b, err := os.ReadFile(sysctlRoot + key)
@@ -245,13 +267,12 @@ func readSysctl(key string) (string, error) {
 }
 
 func writeSysctl(key, value string) error {
-	f, err := os.OpenFile(sysctlRoot+key, os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("write sysctl: %w", err)
-	}
-	_, err = f.WriteString(value)
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	fd, err := unix.Open(sysctlRoot+key, unix.O_WRONLY|unix.O_CLOEXEC, 0) // no file of os: nothing is to be polled
+	if err == nil {
+		_, err = unix.Write(fd, []byte(value))
+		if cerr := unix.Close(fd); err == nil {
+			err = cerr
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write sysctl %s: %w", key, err)

@@ -36,6 +36,8 @@ type Link struct {
 	MAC   string // empty for devices without one
 	VXLAN *VXLAN // set for kind "vxlan"
 
+	RxBytes, TxBytes uint64 // read only
+
 	PeerIndex int // of a veth's other end, in its namespace
 }
 
@@ -43,6 +45,7 @@ type Link struct {
 type VXLAN struct {
 	VNI  int
 	Port uint16
+	IPv6 bool // of the underlay: a device has a socket of one family
 }
 
 // Address is an address on a device of the host.
@@ -219,9 +222,12 @@ func (c Change) String() string {
 // Event says that something which weft depends on may have changed outside of it. It names no detail: the receiver reads
 // the state anew.
 type Event struct {
-	What string // "link", "address", "route", "rule", "filter", or "lost" when events were missed
+	What string // "link", "address", "route", "rule", "filter", GuardGone, or "lost" when events were missed
 	Name string // of the link, where there is one
 }
+
+// GuardGone is the event that rules, a chain or all of weft's nftables table were deleted: it refuses less than it should.
+const GuardGone = "guard"
 
 // MaxSuperPacket bounds what a TUN device hands over at once, in bytes, so that its segments with their headers and seals
 // still fit into one sending call of 65,507.

@@ -13,6 +13,7 @@ import (
 type tableState struct {
 	sets   map[string]map[element]bool
 	chains map[string][]string // marks of the rules
+	same   map[string]bool     // sets that are known to be as wanted
 }
 
 // readTable answers nil when there is no table.
@@ -123,6 +124,9 @@ func (want compiledSet) send(c *nftables.Conn, table *nftables.Table, have *tabl
 }
 
 func (want compiledSet) sendSet(c *nftables.Conn, table *nftables.Table, name string, have *tableState) (int, error) {
+	if have.same[name] {
+		return 0, nil
+	}
 	spec := want.sets[name]
 	kind, err := setType(spec.Type)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -20,9 +22,10 @@ type plugging struct {
 	name string // of the host's end
 	mac  net.HardwareAddr
 	peer net.HardwareAddr // of the pod's end
+	ns   netns.NsHandle
 
-	ns  netns.NsHandle
-	pod *netlink.Handle
+	onHost, inPod end
+	foreign       [2]bool // the pod has a default route of another's: IPv4, IPv6
 }
 
 // Plug connects a pod's network namespace to the host by a veth pair with point-to-point addresses: the pod sends
@@ -51,150 +54,240 @@ func (h *Host) Plug(ctx context.Context, v Veth) (err error) {
 	if p.ns.Equal(h.ns) {
 		return &NetNSError{v.NetNS, "this is the host's own namespace; weft attaches namespaces of containers", unix.EINVAL}
 	}
-	if p.pod, err = newHandle(p.ns); err != nil {
-		return err
-	}
-	defer p.pod.Close()
-
-	onHost, inPod, made, err := p.pair()
+	made, err := p.pair()
 	if err == nil {
-		if err = p.setUp(onHost, inPod, made); err != nil {
+		if err = p.connect(); err != nil {
 			err = fmt.Errorf("plug %s: %w", v.NetNS, explain(err))
 		}
 	}
-	if err != nil {
-		if made {
-			if l, ferr := h.nl.LinkByName(p.name); ferr == nil {
-				_ = h.nl.LinkDel(l)
-			}
+	if err != nil && made {
+		if l, ferr := h.nl.LinkByName(p.name); ferr == nil {
+			_ = h.nl.LinkDel(l)
 		}
-		return err
 	}
-	return nil
+	return err
 }
 
-// pair makes the veth pair, unless it is there as it should be.
-func (p *plugging) pair() (onHost, inPod netlink.Link, made bool, err error) {
-	err = p.make()
+// pair makes the veth pair, unless it is there: then it takes from that what an earlier attachment gave it. made is whether
+// there is a new one, also with an error.
+func (p *plugging) pair() (made bool, err error) {
+	made, err = p.make()
 	if errors.Is(err, unix.EEXIST) {
-		if onHost, inPod, err = p.existing(); err != nil || onHost != nil {
-			return onHost, inPod, false, err
+		var there bool
+		if there, err = p.existing(); err != nil || there {
+			return false, err
 		}
-		err = p.make()
+		made, err = p.make()
 	}
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("make veth pair: %w", explain(err))
+		err = fmt.Errorf("make veth pair: %w", explain(err))
 	}
-	if onHost, err = p.h.nl.LinkByName(p.name); err == nil {
-		inPod, err = p.pod.LinkByIndex(onHost.Attrs().ParentIndex)
-	}
+	return made, err
+}
+
+func (p *plugging) make() (made bool, err error) {
+	var b batch
+	b.veth(p.name, p.mac, p.v.IfName, p.peer, p.v.MTU, int(p.ns))
+	b.look(p.name, 0)
+	err = p.h.talk.ask(&b, func(_ int, kind uint16, data []byte) {
+		if kind == unix.RTM_NEWLINK {
+			p.onHost = parseEnd(data)
+		}
+	})
+	var no *refusal
+	return err == nil || errors.As(err, &no) && no.request > 0, err
+}
+
+// existing prepares the pair that is in the way of a new one; there is none when it was but a leftover, which is removed.
+func (p *plugging) existing() (there bool, err error) {
+	pod, err := newHandle(p.ns)
 	if err != nil {
-		return nil, nil, true, fmt.Errorf("find what was made: %w", err)
+		return false, err
 	}
-	return onHost, inPod, true, nil
-}
-
-func (p *plugging) make() error {
-	l := &netlink.Veth{
-		LinkAttrs: netlink.NewLinkAttrs(), PeerName: p.v.IfName, PeerHardwareAddr: p.peer,
-		PeerNamespace: netlink.NsFd(p.ns), PeerMTU: uint32(p.v.MTU),
+	defer pod.Close()
+	inPod, err := pod.LinkByName(p.v.IfName)
+	if err != nil && !gone(err) {
+		return false, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
 	}
-	l.Name, l.HardwareAddr, l.MTU, l.GSOMaxSize = p.name, p.mac, p.v.MTU, MaxSuperPacket
-	return p.h.nl.LinkAdd(l)
-}
-
-// existing finds the pair that is in the way of a new one: both nil when there was but a leftover, which is removed.
-func (p *plugging) existing() (onHost, inPod netlink.Link, err error) {
-	if inPod, err = p.pod.LinkByName(p.v.IfName); err != nil && !gone(err) {
-		return nil, nil, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
-	}
-	if onHost, err = p.h.nl.LinkByName(p.name); err != nil && !gone(err) {
-		return nil, nil, fmt.Errorf("find %s: %w", p.name, err)
+	onHost, err := p.h.nl.LinkByName(p.name)
+	if err != nil && !gone(err) {
+		return false, fmt.Errorf("find %s: %w", p.name, err)
 	}
 	if onHost != nil {
 		if inPod != nil && inPod.Type() == "veth" && inPod.Attrs().HardwareAddr.String() == p.peer.String() &&
 			inPod.Attrs().ParentIndex == onHost.Attrs().Index && onHost.Attrs().ParentIndex == inPod.Attrs().Index {
-			return onHost, inPod, nil
+			if err := p.forget(pod, onHost, inPod); err != nil {
+				return false, fmt.Errorf("plug %s: %w", p.v.NetNS, explain(err))
+			}
+			return true, nil // what is to be known of it came with the refusal to make another
 		}
 		// A leftover of the same name that leads elsewhere: its other end goes with it.
 		if err := p.h.nl.LinkDel(onHost); err != nil && !gone(err) {
-			return nil, nil, fmt.Errorf("remove leftover %s: %w", p.name, err)
+			return false, fmt.Errorf("remove leftover %s: %w", p.name, err)
 		}
-		if inPod, err = p.pod.LinkByName(p.v.IfName); err != nil && !gone(err) {
-			return nil, nil, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
+		if inPod, err = pod.LinkByName(p.v.IfName); err != nil && !gone(err) {
+			return false, fmt.Errorf("find %s in %s: %w", p.v.IfName, p.v.NetNS, err)
 		}
 	}
 	if inPod != nil {
-		return nil, nil, &IfNameError{NetNS: p.v.NetNS, IfName: p.v.IfName}
+		return false, &IfNameError{NetNS: p.v.NetNS, IfName: p.v.IfName}
 	}
-	return nil, nil, nil
+	return false, nil
 }
 
-func (p *plugging) setUp(onHost, inPod netlink.Link, made bool) error {
-	h := p.h
-	// What a pod sends whole must fit what a TUN device hands over whole, or the kernel cuts it into single packets there.
-	for _, end := range []struct {
-		nl   *netlink.Handle
-		link netlink.Link
-	}{{h.nl, onHost}, {p.pod, inPod}} {
-		if end.link.Attrs().GSOMaxSize <= MaxSuperPacket {
-			continue
-		}
-		if err := end.nl.LinkSetGSOMaxSize(end.link, MaxSuperPacket); err != nil {
-			return fmt.Errorf("limit super-packets of %s: %w", end.link.Attrs().Name, err)
-		}
-	}
-	if h.kernelIPv6() {
-		if err := h.nl.LinkSetIP6AddrGenMode(onHost, nl6AddrGenNone); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("keep %s from inventing an address: %w", p.name, err)
-		}
-	}
-	// The reverse path filter is strict here: a second guard against forged sources that needs no nftables.
-	host4, host6, pod6 := "net/ipv4/conf/"+p.name+"/", "net/ipv6/conf/"+p.name+"/", "net/ipv6/conf/"+p.v.IfName+"/"
-	onHost6, inPod6 := []Sysctl{{host6 + "accept_ra", "0"}}, []Sysctl{{pod6 + "accept_ra", "0"}, {pod6 + "accept_dad", "0"}}
-	want6 := p.v.V6.IsValid()
-	if want6 {
-		onHost6 = append(onHost6, Sysctl{host6 + "disable_ipv6", "0"}, Sysctl{host6 + "forwarding", "1"})
-		inPod6 = append(inPod6, Sysctl{pod6 + "disable_ipv6", "0"})
-	}
-	if err := setSysctls(h.ns, want6, []Sysctl{{host4 + "rp_filter", "1"}}, onHost6); err != nil {
+// connect gives both ends what they need: first the host's, then, inside the pod's namespace, the pod's.
+func (p *plugging) connect() error {
+	if err := p.setHost(); err != nil {
 		return err
 	}
-	if err := setSysctls(p.ns, want6, nil, inPod6); err != nil {
-		return err
-	}
-	if lo, err := p.pod.LinkByName("lo"); err == nil && lo.Attrs().Flags&net.FlagUp == 0 {
-		if err := p.pod.LinkSetUp(lo); err != nil {
-			return fmt.Errorf("bring up the pod's loopback: %w", err)
+	var b batch
+	b.raise(p.onHost, p.v.MTU)
+	b.guarded(p.onHost)
+	for _, f := range p.families() {
+		b.neighbour(p.onHost.index, f.addr, p.peer)
+		w := way{dst: netip.PrefixFrom(f.addr, f.addr.BitLen()), src: f.source, index: p.onHost.index, protocol: Protocol}
+		if f.addr.Is6() {
+			w.metric = kernelMetric6
 		}
+		b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, w)
 	}
-	for _, end := range []struct {
-		nl *netlink.Handle
-		l  netlink.Link
-	}{{h.nl, onHost}, {p.pod, inPod}} {
-		if end.l.Attrs().MTU != p.v.MTU {
-			if err := end.nl.LinkSetMTU(end.l, p.v.MTU); err != nil {
-				return fmt.Errorf("set mtu: %w", err)
-			}
-		}
-		if end.l.Attrs().Flags&net.FlagUp == 0 {
-			if err := end.nl.LinkSetUp(end.l); err != nil {
-				return fmt.Errorf("bring up %s: %w", end.l.Attrs().Name, err)
-			}
-		}
+	if err := p.h.talk.ask(&b, nil); err != nil {
+		return fmt.Errorf("set up %s: %w", p.name, err)
 	}
-	if !made {
-		if err := p.forget(onHost, inPod); err != nil {
+	return do(p.ns, func() error {
+		t, err := newTalk()
+		if err != nil {
 			return err
 		}
-	}
-	for _, f := range []struct{ addr, gateway, source netip.Addr }{
-		{p.v.V4, Gateway4, p.v.Source4}, {p.v.V6, Gateway6, p.v.Source6},
-	} {
-		if !f.addr.IsValid() {
-			continue
+		defer t.close() //nolint:errcheck // everything was answered
+		if err := p.connectPod(t); err != nil {
+			return fmt.Errorf("set up the pod's %s: %w", p.v.IfName, err)
 		}
-		if err := p.family(onHost, inPod, f.addr, f.gateway, f.source); err != nil {
+		return nil
+	})
+}
+
+// setHost writes the settings of the host's end. All of them are right already where nobody changed the machine's defaults: a
+// link forwards as all do, and one that forwards takes no router advertisement but with accept_ra = 2.
+func (p *plugging) setHost() error {
+	key := "net/ipv6/conf/" + p.name + "/"
+	var wanted []setting
+	if !has(p.onHost.conf6, conf6Forwarding, 1) || !has(p.onHost.conf6, conf6AcceptRA, 1) {
+		wanted = append(wanted, setting{key + "accept_ra", conf6AcceptRA, 0, false})
+	}
+	wanted = p.missing(p.onHost, append(wanted, setting{key + "disable_ipv6", conf6Disable, 0, true},
+		setting{key + "forwarding", conf6Forwarding, 1, true}))
+	if len(wanted) == 0 {
+		return nil
+	}
+	return p.h.Do(func() error { return p.set(wanted) })
+}
+
+// connectPod runs inside the pod's namespace. Neighbours come after both ends are up: going up forgets them.
+func (p *plugging) connectPod(t *talk) error {
+	if err := p.lookIntoPod(t); err != nil {
+		return err
+	}
+	pod6 := "net/ipv6/conf/" + p.v.IfName + "/"
+	if err := p.set(p.missing(p.inPod, []setting{
+		{pod6 + "accept_ra", conf6AcceptRA, 0, false},
+		{pod6 + "accept_dad", conf6AcceptDAD, 0, false},
+		{pod6 + "disable_ipv6", conf6Disable, 0, true},
+	})); err != nil {
+		return err
+	}
+	var b batch
+	b.raise(end{index: loopback}, 0)
+	b.raise(p.inPod, p.v.MTU)
+	for _, f := range p.families() {
+		b.address(p.inPod.index, f.addr)
+		b.neighbour(p.inPod.index, f.gateway, p.mac)
+		if f.addr.Is4() {
+			b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+				way{dst: netip.PrefixFrom(f.gateway, 32), index: p.inPod.index, protocol: unix.RTPROT_BOOT})
+		}
+		for _, dst := range p.through(f.addr) {
+			b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+				way{dst: dst, via: f.gateway, src: f.addr, index: p.inPod.index, protocol: unix.RTPROT_BOOT})
+		}
+	}
+	return t.ask(&b, nil)
+}
+
+// lookRounds bounds how often the pod's routes are read when something changes them meanwhile.
+const lookRounds = 10
+
+// lookIntoPod learns what the pod's end is like, and whether the pod has a default route by another.
+func (p *plugging) lookIntoPod(t *talk) (err error) {
+	for range lookRounds {
+		var b batch
+		b.look("", p.onHost.peer)
+		b.routes()
+		p.foreign = [2]bool{}
+		err = t.ask(&b, func(_ int, kind uint16, data []byte) {
+			switch kind {
+			case unix.RTM_NEWLINK:
+				p.inPod = parseEnd(data)
+			case unix.RTM_NEWROUTE:
+				if fam, index, ok := isDefault(data); ok && index != p.onHost.peer {
+					p.foreign[0], p.foreign[1] = p.foreign[0] || fam == unix.AF_INET, p.foreign[1] || fam == unix.AF_INET6
+				}
+			}
+		})
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err == nil && p.inPod.index == 0 {
+		err = unix.ENODEV
+	}
+	return err
+}
+
+// through lists what the pod reaches by its gateway: everything, or the pools where it has a default route of another's, which
+// stays.
+func (p *plugging) through(addr netip.Addr) []netip.Prefix {
+	if addr.Is4() && !p.foreign[0] || addr.Is6() && !p.foreign[1] {
+		return []netip.Prefix{netip.PrefixFrom(addr, 0).Masked()}
+	}
+	var pools []netip.Prefix
+	for _, r := range p.v.Routes {
+		if r.Addr().Is6() == addr.Is6() {
+			pools = append(pools, r)
+		}
+	}
+	return pools
+}
+
+type familyOf struct{ addr, gateway, source netip.Addr }
+
+// families are those that the pod has an address of.
+func (p *plugging) families() []familyOf {
+	return slices.DeleteFunc([]familyOf{{p.v.V4, Gateway4, p.v.Source4}, {p.v.V6, Gateway6, p.v.Source6}},
+		func(f familyOf) bool { return !f.addr.IsValid() })
+}
+
+// setting is one of a link's IPv6 settings.
+type setting struct {
+	key    string
+	number int // the kernel's
+	value  byte
+	only6  bool // it matters to pods with IPv6 only
+}
+
+// missing lists those that an end does not have. A write to some of them spins while somebody else changes links, so none is
+// made in vain.
+func (p *plugging) missing(e end, all []setting) []setting {
+	return slices.DeleteFunc(all, func(s setting) bool {
+		return s.only6 && !p.v.V6.IsValid() || has(e.conf6, s.number, s.value)
+	})
+}
+
+// set writes settings of the namespace that the thread is in. Where IPv6 is not wanted, they may not exist.
+func (p *plugging) set(all []setting) error {
+	for _, s := range all {
+		err := writeSysctl(s.key, strconv.Itoa(int(s.value)))
+		if err != nil && (p.v.V6.IsValid() || !errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
 	}
@@ -203,7 +296,7 @@ func (p *plugging) setUp(onHost, inPod netlink.Link, made bool) error {
 
 // forget removes what an earlier attachment under other addresses left: first the host's ways to them, then they
 // themselves, so that at no moment somebody is reached under an address that is not the pod's any more.
-func (p *plugging) forget(onHost, inPod netlink.Link) error {
+func (p *plugging) forget(pod *netlink.Handle, onHost, inPod netlink.Link) error {
 	for _, family := range p.h.families() {
 		by := netlink.Route{LinkIndex: onHost.Attrs().Index}
 		routes, err := p.h.nl.RouteListFiltered(family, &by, netlink.RT_FILTER_OIF)
@@ -231,7 +324,7 @@ func (p *plugging) forget(onHost, inPod netlink.Link) error {
 			}
 		}
 	}
-	addrs, err := p.pod.AddrList(inPod, netlink.FAMILY_ALL)
+	addrs, err := pod.AddrList(inPod, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list the pod's addresses: %w", err)
 	}
@@ -239,7 +332,7 @@ func (p *plugging) forget(onHost, inPod netlink.Link) error {
 		if now, ok := toPrefix(a.IPNet); !ok || p.has(now.Addr()) || !now.Addr().IsGlobalUnicast() {
 			continue
 		}
-		if err := p.pod.AddrDel(inPod, &a); err != nil && !gone(err) {
+		if err := pod.AddrDel(inPod, &a); err != nil && !gone(err) {
 			return fmt.Errorf("take %s from the pod: %w", a.IPNet, err)
 		}
 	}
@@ -247,73 +340,6 @@ func (p *plugging) forget(onHost, inPod netlink.Link) error {
 }
 
 func (p *plugging) has(a netip.Addr) bool { return a == p.v.V4 || a == p.v.V6 }
-
-// family gives the pod its address and way out, and the host its way in. Neighbours come after both ends are up: going
-// up forgets them.
-func (p *plugging) family(onHost, inPod netlink.Link, addr, gateway, source netip.Addr) error {
-	host := netip.PrefixFrom(addr, addr.BitLen())
-	a := &netlink.Addr{IPNet: toIPNet(host)}
-	family := netlink.FAMILY_V4
-	if addr.Is6() {
-		a.Flags, family = unix.IFA_F_NODAD, netlink.FAMILY_V6
-	}
-	if err := p.pod.AddrReplace(inPod, a); err != nil {
-		return fmt.Errorf("give the pod %s: %w", addr, err)
-	}
-	if err := neighbour(p.pod, inPod, gateway, p.mac); err != nil {
-		return fmt.Errorf("tell the pod its gateway: %w", err)
-	}
-	if err := neighbour(p.h.nl, onHost, addr, p.peer); err != nil {
-		return fmt.Errorf("tell the host of %s: %w", addr, err)
-	}
-	if err := p.podRoutes(inPod, family, addr, gateway); err != nil {
-		return err
-	}
-	route := Route{Dst: host, Link: p.name, Src: source}
-	if err := p.h.changeRoute(Set, &route, map[string]int{p.name: onHost.Attrs().Index}); err != nil {
-		return fmt.Errorf("route %s: %w", addr, err)
-	}
-	return nil
-}
-
-// podRoutes leads everything to the gateway. Where the pod has a default route by another interface, that one stays, and
-// only the pools come to us.
-func (p *plugging) podRoutes(inPod netlink.Link, family int, addr, gateway netip.Addr) error {
-	index := inPod.Attrs().Index
-	routes, err := p.pod.RouteList(nil, family)
-	if err != nil {
-		return fmt.Errorf("list the pod's routes: %w", err)
-	}
-	foreign := false
-	for _, r := range routes {
-		if dst, ok := toPrefix(r.Dst); ok && dst.Bits() == 0 && r.Type == unix.RTN_UNICAST && r.LinkIndex != index {
-			foreign = true
-		}
-	}
-	if family == netlink.FAMILY_V4 {
-		onlink := &netlink.Route{LinkIndex: index, Dst: toIPNet(netip.PrefixFrom(gateway, 32)), Scope: netlink.SCOPE_LINK}
-		if err := p.pod.RouteReplace(onlink); err != nil {
-			return fmt.Errorf("route the pod to its gateway: %w", err)
-		}
-	}
-	var via []netip.Prefix
-	if foreign {
-		for _, r := range p.v.Routes {
-			if r.Addr().Is6() == addr.Is6() {
-				via = append(via, r)
-			}
-		}
-	} else {
-		via = []netip.Prefix{netip.PrefixFrom(addr, 0).Masked()}
-	}
-	for _, dst := range via {
-		r := &netlink.Route{LinkIndex: index, Dst: toIPNet(dst), Gw: toIP(gateway), Src: toIP(addr), Family: family}
-		if err := p.pod.RouteReplace(r); err != nil {
-			return fmt.Errorf("route the pod to %s: %w", dst, err)
-		}
-	}
-	return nil
-}
 
 func neighbour(nl *netlink.Handle, l netlink.Link, addr netip.Addr, mac net.HardwareAddr) error {
 	family := netlink.FAMILY_V4

@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,18 +24,36 @@ func (h *Host) Cut(ctx context.Context, id string, addrs ...netip.Addr) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	name := VethName(id)
-	indexes := make(map[string]int, 1)
+	on, err := h.endOf(VethName(id))
+	if gone(err) {
+		return nil // its routes went with it
+	}
+	if err != nil {
+		return fmt.Errorf("cut off %s: %w", id, explain(err))
+	}
+	b := batch{fine: gone}
 	for _, a := range addrs {
 		if !a.IsValid() {
 			continue
 		}
-		r := Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name}
-		if err := h.changeRoute(Delete, &r, indexes); err != nil {
-			return fmt.Errorf("cut %s off: %w", a, explain(err))
+		w := way{dst: netip.PrefixFrom(a, a.BitLen()), index: on.index, protocol: Protocol}
+		if a.Is6() {
+			w.metric = kernelMetric6
 		}
+		b.route(unix.RTM_DELROUTE, 0, w)
+	}
+	if err := h.talk.ask(&b, nil); err != nil {
+		return fmt.Errorf("cut off %s: %w", id, explain(err))
 	}
 	return nil
+}
+
+// endOf asks for a link of the host.
+func (h *Host) endOf(name string) (e end, err error) {
+	var b batch
+	b.look(name, 0)
+	err = h.talk.ask(&b, func(_ int, _ uint16, data []byte) { e = parseEnd(data) })
+	return e, err
 }
 
 // Unplug removes the connections of pods, named by the host's ends (VethName), and returns when they are gone. That one
@@ -46,53 +62,46 @@ func (h *Host) Cut(ctx context.Context, id string, addrs ...netip.Addr) error {
 // The kernel deletes a link in two steps, each of which waits until no processor can still see it: 16 to 350 ms. It waits
 // once for all links that one request deletes, so they go by their group.
 func (h *Host) Unplug(ctx context.Context, names ...string) error {
-	// A handle of its own: whoever asks the kernel for something else meanwhile does not wait for this.
-	own, err := newHandle(h.ns)
+	// A talk of its own: whoever asks the kernel for something else meanwhile does not wait for this.
+	own, err := talkIn(h.ns)
 	if err != nil {
 		return err
 	}
-	defer own.Close()
+	defer own.close() //nolint:errcheck // everything was answered
 	for some := range slices.Chunk(names, unplugAtOnce) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var last netlink.Link
-		n := 0
-		for _, name := range some {
-			l, err := own.LinkByName(name)
-			if err == nil && len(some) > 1 {
-				err = own.LinkSetGroup(l, dyingGroup)
-			}
-			switch {
-			case err == nil:
-				last = l
-				n++
-			case !gone(err):
-				return fmt.Errorf("remove %s: %w", name, explain(err))
-			}
-		}
-		switch n {
-		case 0:
-			continue
-		case 1:
-			err = own.LinkDel(last)
-		default:
-			err = deleteGroup(h, dyingGroup)
-		}
-		if err != nil && !gone(err) {
-			return fmt.Errorf("remove %d connections of pods: %w", n, explain(err))
+		if err := unplug(own, some); err != nil {
+			return fmt.Errorf("remove %d connections of pods: %w", len(some), explain(err))
 		}
 	}
 	return nil
 }
 
-// deleteGroup deletes all links of a group. That there is none is an error that gone knows.
-func deleteGroup(h *Host, group uint32) error {
-	return h.Do(func() error {
-		req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
-		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-		req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
-		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+func unplug(t *talk, names []string) error {
+	remove := batch{fine: gone}
+	remove.request(unix.RTM_DELLINK, 0, linkHeader(0, 0))
+	if len(names) == 1 {
+		remove.text(unix.IFLA_IFNAME, names[0])
+		return t.ask(&remove, nil)
+	}
+	left := len(names)
+	mark := batch{fine: func(err error) bool {
+		if !gone(err) {
+			return false
+		}
+		left--
+		return true
+	}}
+	for _, name := range names {
+		mark.request(unix.RTM_SETLINK, 0, linkHeader(0, 0))
+		mark.text(unix.IFLA_IFNAME, name)
+		mark.number(unix.IFLA_GROUP, dyingGroup)
+	}
+	if err := t.ask(&mark, nil); err != nil || left == 0 {
 		return err
-	})
+	}
+	remove.number(unix.IFLA_GROUP, dyingGroup)
+	return t.ask(&remove, nil)
 }

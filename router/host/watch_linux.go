@@ -143,9 +143,11 @@ func filterEvent(m syscall.NetlinkMessage) (Event, bool) {
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
 		return Event{}, false
 	}
+	what := "filter"
 	switch m.Header.Type & 0xff {
-	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET,
-		unix.NFT_MSG_DELSETELEM:
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE:
+		what = GuardGone
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
 	default:
 		return Event{}, false
 	}
@@ -158,5 +160,5 @@ func filterEvent(m syscall.NetlinkMessage) (Event, bool) {
 	if kind != 1 || size < attr || size > len(b) {
 		return Event{}, false
 	}
-	return Event{What: "filter"}, strings.TrimRight(string(b[attr:size]), "\x00") == Table
+	return Event{What: what}, strings.TrimRight(string(b[attr:size]), "\x00") == Table
 }

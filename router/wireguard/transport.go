@@ -23,6 +23,7 @@ type Remote struct {
 	Secrets   []psk.Secret // newest first; none: those that the device has stay
 	Host      netip.Addr   // its own IPv4 address in the overlay; zero: it has told none
 	NATed     bool         // one of the two is behind a NAT, which must be kept open
+	Hidden    bool         // the peer is, and no port but the weft port is open there: it must come to us
 	Reachable bool         // it is heard over another way
 }
 
@@ -286,7 +287,7 @@ func (t *transport) want(u *tunnel, have State, now time.Time) wantedPeer {
 	session := !h.Handshake.IsZero() && now.Sub(h.Handshake) < 3*time.Minute
 	switch {
 	case u.told.IsValid():
-		w.move = w.endpoint != u.told || !u.health.up && now.Sub(u.health.since) > mendFirst
+		w.move = w.endpoint != u.told || !u.health.Up && now.Sub(u.health.Since) > mendFirst
 	default:
 		w.move = !session // a daemon that takes a living tunnel over believes where the peer is heard
 	}
@@ -311,16 +312,14 @@ func (t *transport) measure(ctx context.Context, now time.Time) error {
 	}
 	own := t.directory.Own()
 	for _, u := range t.tunnels {
-		full := u.MTU
-		if link.MTU > 0 {
-			full = min(full, link.MTU)
-		}
+		u.health.Allow(u.MTU)
+		full := u.health.Full(link.MTU)
 		send, help := u.health.step(now, look{
 			peer: u.now, known: u.added, answers: answers[u.remote.Host], full: full,
 			testable: own.IsValid() && u.remote.Host.IsValid() && link.Up, reachable: u.remote.Reachable,
 		})
-		if send.size > 0 {
-			if err := t.echo.Send(link.Index, own, u.remote.Host, send.seq, send.size); err != nil {
+		if send.Size > 0 {
+			if err := t.echo.Send(link.Index, own, u.remote.Host, send.Seq, send.Size); err != nil {
 				t.log.Debug("tunnel not tested", "peer", u.Peer, "err", err)
 			}
 		}
@@ -335,7 +334,7 @@ func (t *transport) help(u *tunnel, r remedy) {
 	switch r {
 	case otherSecret:
 		if len(u.remote.Secrets) < 2 {
-			u.anew = !u.health.up
+			u.anew = !u.health.Up
 			break
 		}
 		u.former = !u.former
@@ -354,7 +353,7 @@ func (t *transport) help(u *tunnel, r remedy) {
 func (t *transport) link(u *tunnel, now time.Time) router.Link {
 	h := &u.health
 	l := router.Link{
-		Peer: u.Peer, Up: h.up && t.fault == "", Endpoint: u.now.Endpoint, RTT: h.rtt, Loss: h.loss, LastSeen: h.answered,
+		Peer: u.Peer, Up: h.Up && t.fault == "", Endpoint: u.now.Endpoint, RTT: h.RTT, Loss: h.Loss, LastSeen: h.Answered,
 		KeyAge: -1, RxBytes: u.now.Received, TxBytes: u.now.Sent,
 	}
 	if h.seen.After(l.LastSeen) {
@@ -363,9 +362,7 @@ func (t *transport) link(u *tunnel, now time.Time) router.Link {
 	if !h.handshake.IsZero() {
 		l.KeyAge = now.Sub(h.shaken)
 	}
-	if h.up && h.mtu >= router.MinMTU && h.mtu < u.MTU {
-		l.MTU = h.mtu
-	}
+	l.MTU = h.Limit()
 	if !l.Up {
 		l.Reason = t.reason(u)
 	}

@@ -41,6 +41,9 @@ func New(sysctls map[string]string) *Host {
 	return h
 }
 
+// OpenEcho has no sockets to give.
+func (h *Host) OpenEcho() (*host.Echoer, error) { return nil, host.ErrUnsupported }
+
 // AddLink changes the machine from outside, unrecorded, as AddAddress and AddRoute do.
 func (h *Host) AddLink(l host.Link) {
 	h.mu.Lock()

@@ -1,0 +1,120 @@
+package vxlan
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"weft/router"
+	"weft/router/host"
+	"weft/router/pulse"
+)
+
+// echoer tests a device; *host.Echoer is the real one.
+type echoer interface {
+	Send(device int, from, to netip.Addr, seq uint16, size int) error
+	Receive() []host.Echo
+	Close() error
+}
+
+var _ echoer = (*host.Echoer)(nil)
+
+// tunnel is one peer's.
+type tunnel struct {
+	router.Tunnel
+	host  netip.Addr // the peer's own address, as the device knows it
+	pulse pulse.Pulse
+}
+
+// Links reports each tunnel of the last Apply. Being asked every now and then is what drives the tests.
+func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.tunnels) == 0 {
+		return nil, nil
+	}
+	fault, err := t.measure(ctx, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]router.Link, 0, len(t.tunnels))
+	for _, u := range t.sorted() {
+		out = append(out, t.link(u, fault))
+	}
+	return out, nil
+}
+
+// measure sends echoes and takes their answers; fault says why it cannot.
+func (t *transport) measure(ctx context.Context, now time.Time) (fault string, err error) {
+	device, exists, err := t.host.Link(ctx, t.device)
+	if err != nil {
+		return "", err
+	}
+	if !exists || !device.Up {
+		for _, u := range t.tunnels {
+			u.pulse.Fall(now)
+		}
+		return "the device " + t.device + " is missing or down", nil
+	}
+	for _, u := range t.tunnels {
+		if t.hostOf(u) != u.host {
+			if err := t.sync(ctx); err != nil {
+				return "", err
+			}
+			break
+		}
+	}
+	if t.echo == nil {
+		if t.echo, err = t.openEcho(); err != nil {
+			t.echo = nil
+			return err.Error(), nil //nolint:nilerr // it is each link's reason
+		}
+	}
+	answers := make(map[netip.Addr][]host.Echo)
+	for _, a := range t.echo.Receive() {
+		answers[a.From] = append(answers[a.From], a)
+	}
+	// The device counts for all peers together: each is taken for busy when any may be.
+	moved := device.RxBytes + device.TxBytes
+	busy := moved-t.moved > pulse.Busy*uint64(len(t.tunnels))
+	t.moved = moved
+	own := t.directory.Own()
+	for _, u := range t.tunnels {
+		u.pulse.Allow(u.MTU)
+		full := u.pulse.Full(device.MTU)
+		u.pulse.Look(now, answers[u.host], full)
+		if !own.IsValid() || !u.host.IsValid() {
+			u.pulse.Fall(now)
+			continue
+		}
+		if e := u.pulse.Next(now, busy, full); e.Size > 0 {
+			if err := t.echo.Send(device.Index, own, u.host, e.Seq, e.Size); err != nil {
+				t.log.Debug("tunnel not tested", "peer", u.Peer, "err", err)
+			}
+		}
+	}
+	return "", nil
+}
+
+// link describes a tunnel.
+func (t *transport) link(u *tunnel, fault string) router.Link {
+	p := &u.pulse
+	l := router.Link{
+		Peer: u.Peer, Up: p.Up && fault == "", Endpoint: u.Endpoint, RTT: p.RTT, Loss: p.Loss, LastSeen: p.Answered,
+		KeyAge: -1, Reason: fault,
+	}
+	l.MTU = p.Limit()
+	if l.Up || fault != "" {
+		return l
+	}
+	switch {
+	case !u.host.IsValid():
+		l.Reason = "the peer has no address of its own yet to test the tunnel with"
+	case !t.directory.Own().IsValid():
+		l.Reason = "this node has no address of its own yet to test the tunnel with"
+	default:
+		l.Reason = fmt.Sprintf("no answer through the tunnel to %s", u.Endpoint.Addr().Unmap())
+	}
+	return l
+}
