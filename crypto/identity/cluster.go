@@ -13,10 +13,11 @@ import (
 
 // Defaults and limits of pools.
 const (
-	DefaultAtomBits = 26      // prefix length of an atom of the default pool
-	MaxAtoms        = 1 << 16 // of one pool
-	MaxPools        = 16
-	Linked6Bits     = 96 // prefix length of a linked IPv6 prefix: an IPv4 address fits behind it
+	DefaultAtomBits  = 26      // prefix length of an atom of the default pool
+	DefaultAtomBits6 = 64      // of an IPv6 pool
+	MaxAtoms         = 1 << 16 // of one pool
+	MaxPools         = 16
+	Linked6Bits      = 96 // prefix length of a linked IPv6 prefix: an IPv4 address fits behind it
 )
 
 // DefaultPool is cut into 16,384 atoms of 64 addresses.
@@ -28,11 +29,14 @@ type Pool struct {
 	AtomBits int // prefix length of an atom
 }
 
-// NewPool cuts an IPv4 prefix: into atoms of 64 addresses where that makes 64 to 65,536 of them, into larger or smaller
-// ones otherwise.
+// NewPool cuts a prefix: IPv4 into atoms of 64 addresses and IPv6 into networks of 64 bits where that makes 64 to 65,536 of
+// them, into larger or smaller ones otherwise.
 func NewPool(prefix netip.Prefix) (Pool, error) {
-	bits := max(DefaultAtomBits, prefix.Bits()+6)
-	bits = min(bits, prefix.Bits()+16, 30)
+	bits, last := DefaultAtomBits, 30
+	if prefix.Addr().Is6() {
+		bits, last = DefaultAtomBits6, 126
+	}
+	bits = min(max(bits, prefix.Bits()+6), prefix.Bits()+16, last)
 	p := Pool{Prefix: prefix, AtomBits: bits}
 	return p, p.check()
 }
@@ -41,14 +45,18 @@ func NewPool(prefix netip.Prefix) (Pool, error) {
 func (p Pool) Atoms() int { return 1 << (p.AtomBits - p.Prefix.Bits()) }
 
 func (p Pool) check() error {
+	least, most := 8, 28
+	if p.Prefix.Addr().Is6() {
+		least, most = 16, 120
+	}
 	switch bits := p.Prefix.Bits(); {
-	case !p.Prefix.IsValid() || !p.Prefix.Addr().Is4():
-		return fmt.Errorf("pool %v: not an IPv4 prefix", p.Prefix)
+	case !p.Prefix.IsValid() || p.Prefix.Addr().Is4In6():
+		return fmt.Errorf("pool %v: neither an IPv4 nor an IPv6 prefix", p.Prefix)
 	case p.Prefix != p.Prefix.Masked():
 		return fmt.Errorf("pool %v: bits after the prefix length, want %v", p.Prefix, p.Prefix.Masked())
-	case bits < 8 || bits > 28:
-		return fmt.Errorf("pool %v: want a prefix length of 8 to 28", p.Prefix)
-	case p.AtomBits < bits || p.AtomBits > 30 || p.AtomBits-bits > 16:
+	case bits < least || bits > most:
+		return fmt.Errorf("pool %v: want a prefix length of %d to %d", p.Prefix, least, most)
+	case p.AtomBits < bits || p.AtomBits > p.Prefix.Addr().BitLen()-2 || p.AtomBits-bits > 16:
 		return fmt.Errorf("pool %v: cannot be cut into /%d", p.Prefix, p.AtomBits)
 	}
 	return nil
@@ -59,9 +67,9 @@ type Cluster struct {
 	envelope
 	Root    ed25519.PublicKey
 	Founder peer.ID
-	Name    string // may be empty
-	Pools   []Pool
-	Linked6 netip.Prefix // pods' IPv6 addresses are this /96 with the IPv4 address behind; invalid: IPv4 only
+	Name    string       // may be empty
+	Pools   []Pool       // all IPv4 or all IPv6
+	Linked6 netip.Prefix // pods' IPv6 addresses are this /96 with the IPv4 address behind; invalid: one family only
 	Created time.Time
 }
 
@@ -69,8 +77,8 @@ type Cluster struct {
 type ClusterSpec struct {
 	Founder peer.ID
 	Name    string
-	Pools   []Pool       // none: DefaultPool
-	Linked6 netip.Prefix // a /96; zero: one derived from the root
+	Pools   []Pool       // all IPv4 or all IPv6; none: DefaultPool
+	Linked6 netip.Prefix // a /96; zero: one derived from the root where the pools are IPv4
 	IPv4    bool         // no linked IPv6
 	Created time.Time
 }
@@ -92,7 +100,7 @@ func NewCluster(root Key, spec ClusterSpec) (*Cluster, error) {
 	}
 	linked := spec.Linked6
 	switch {
-	case spec.IPv4:
+	case spec.IPv4, !linked.IsValid() && pools[0].Prefix.Addr().Is6():
 		linked = netip.Prefix{}
 	case !linked.IsValid():
 		linked = linked6(root.Public())
@@ -139,9 +147,15 @@ func ParseCluster(raw []byte) (*Cluster, error) {
 	}
 	for i, p := range c.Pools {
 		for _, q := range c.Pools[:i] {
-			if p.Prefix.Overlaps(q.Prefix) {
+			switch {
+			case p.Prefix.Overlaps(q.Prefix):
 				r.Fail(fmt.Errorf("pools %v and %v overlap", q.Prefix, p.Prefix))
+			case p.Prefix.Addr().Is6() != q.Prefix.Addr().Is6():
+				r.Fail(fmt.Errorf("pools %v and %v are not of one family", q.Prefix, p.Prefix))
 			}
+		}
+		if p.Prefix.Addr().Is6() && c.Linked6.IsValid() {
+			r.Fail(fmt.Errorf("linked prefix %v beside the IPv6 pool %v", c.Linked6, p.Prefix))
 		}
 	}
 	if err := r.Err(); err != nil {

@@ -286,6 +286,7 @@ func TestDelegationsAreRevokedByTheRootOnly(t *testing.T) {
 func TestPools(t *testing.T) {
 	for in, bits := range map[string]int{
 		"10.32.0.0/12": 26, "10.0.0.0/8": 24, "10.1.0.0/16": 26, "192.168.0.0/20": 26, "192.168.4.0/22": 28, "192.168.4.0/24": 30,
+		"fd00:1::/48": 64, "fd00::/32": 48, "fd00:1::/56": 64, "fd00:1::/64": 70, "fd00:1::/112": 118, "fd00:1::/120": 126,
 	} {
 		p, err := NewPool(netip.MustParsePrefix(in))
 		if err != nil || p.AtomBits != bits {
@@ -299,7 +300,10 @@ func TestPools(t *testing.T) {
 	v4 := func(s string, bits int) Pool { return Pool{netip.MustParsePrefix(s), bits} }
 	for name, spec := range map[string]ClusterSpec{
 		"host bits":         {Pools: []Pool{v4("10.32.0.1/12", 26)}},
-		"IPv6 pool":         {Pools: []Pool{v4("fd00::/12", 26)}},
+		"wide IPv6 pool":    {Pools: []Pool{v4("fd00::/12", 26)}},
+		"small IPv6 pool":   {Pools: []Pool{v4("fd00::/121", 126)}},
+		"two families":      {Pools: []Pool{v4("10.32.0.0/12", 26), v4("fd00:1::/48", 64)}},
+		"linked and native": {Pools: []Pool{v4("fd00:1::/48", 64)}, Linked6: netip.MustParsePrefix("fd00:2::/96")},
 		"atom beyond pool":  {Pools: []Pool{v4("10.32.0.0/12", 11)}},
 		"too many atoms":    {Pools: []Pool{v4("10.0.0.0/8", 26)}},
 		"overlapping pools": {Pools: []Pool{v4("10.32.0.0/12", 26), v4("10.33.0.0/16", 26)}},
@@ -317,6 +321,10 @@ func TestPools(t *testing.T) {
 	}
 	if !netip.MustParsePrefix("fd00::/8").Overlaps(w.cluster.Linked6) || w.cluster.Linked6.Bits() != 96 {
 		t.Errorf("linked prefix %v", w.cluster.Linked6)
+	}
+	six := must(NewCluster(w.root, ClusterSpec{Founder: w.founder.ID(), Pools: []Pool{v4("fd00:1::/48", 64)}}))
+	if six.Linked6.IsValid() || six.Pools[0].Prefix.String() != "fd00:1::/48" {
+		t.Errorf("%+v", six)
 	}
 	if c.ID() == w.cluster.ID() {
 		t.Error("two clusters, one ID")

@@ -60,6 +60,7 @@ type Removal struct {
 	Node       peer.ID
 	Reason     Reason
 	Created    time.Time
+	Start      uint64       // the newest start of the node that the issuer had heard of; 0 when it does not say
 	leaver     *Certificate // of the node; with Left only, because the node itself signs
 }
 
@@ -68,10 +69,16 @@ const (
 	removalReason      = 3
 	removalCreated     = 4
 	removalCertificate = 5
+	removalStart       = 6 // absent: 0
 )
 
 // Remove signs the removal of a node. Only the node itself says that it left: see Leave.
 func (i Issuer) Remove(node peer.ID, why Reason, at time.Time) (*Removal, error) {
+	return i.RemoveStart(node, 0, why, at)
+}
+
+// RemoveStart signs the removal of a node, and up to which of its starts it is meant: that one is believed to have ended.
+func (i Issuer) RemoveStart(node peer.ID, start uint64, why Reason, at time.Time) (*Removal, error) {
 	if why == Left {
 		return nil, errors.New("make removal: only the node itself says that it left")
 	}
@@ -79,6 +86,9 @@ func (i Issuer) Remove(node peer.ID, why Reason, at time.Time) (*Removal, error)
 	body = tlv.Append(body, removalNode, node[:])
 	body = tlv.AppendUint8(body, removalReason, uint8(why))
 	body = appendTime(body, removalCreated, at)
+	if start != 0 {
+		body = tlv.AppendUint64(body, removalStart, start)
+	}
 	return finishRemoval(body, i.Key)
 }
 
@@ -113,6 +123,7 @@ func ParseRemoval(raw []byte) (*Removal, error) {
 	r.Copy(removalNode, rem.Node[:])
 	rem.Reason = Reason(r.Uint8(removalReason))
 	rem.Created = readTime(r, removalCreated)
+	rem.Start = r.Uint64(removalStart)
 	if r.Has(removalCertificate) {
 		if rem.leaver, err = ParseCertificate(r.Bytes(removalCertificate, MaxItem)); err != nil {
 			r.Fail(err)

@@ -34,6 +34,20 @@ func TestRemovalsThatMustNotVerify(t *testing.T) {
 	}
 }
 
+func TestARemovalSaysUpToWhichStart(t *testing.T) {
+	w := newWorld(t)
+	by := Issuer{Key: w.issuer, Delegation: w.delegation}
+	for _, start := range []uint64{0, 7} {
+		r := must(ParseRemoval(must(by.RemoveStart(w.node.ID(), start, ByHand, day)).Raw()))
+		if err := r.Verify(w.root.Public()); err != nil || r.Start != start {
+			t.Errorf("start %d, want %d: %v", r.Start, start, err)
+		}
+	}
+	if string(must(by.Remove(w.node.ID(), ByHand, day)).Raw()) != string(must(by.RemoveStart(w.node.ID(), 0, ByHand, day)).Raw()) {
+		t.Error("a removal without a start is not what it was before there were any")
+	}
+}
+
 // Nobody leaves for another: neither an issuer, nor a member with its own key.
 func TestOnlyTheNodeItselfLeaves(t *testing.T) {
 	w := newWorld(t)
