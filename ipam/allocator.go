@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -69,7 +68,7 @@ type Allocator struct {
 	ring     *ring.Ring
 	blocks   map[peer.ID][]netip.Prefix // of the ring, with linked IPv6
 	space    *space.Space
-	claims   map[netip.Addr]claim // by IPv4 address
+	claims   map[netip.Addr]claim // by Claim.Addr
 	byName   map[claimName]netip.Addr
 	host     netip.Addr // key of the host's claim; zero while there is none
 	heard    map[peer.ID]start
@@ -107,13 +106,8 @@ const (
 // New checks the configuration and loads the store. What was stored can be read from then on; everything else begins
 // with Run.
 func New(cfg Config) (*Allocator, error) {
-	for _, p := range cfg.Universe.Pools() {
-		if !p.Prefix.Addr().Is4() {
-			return nil, fmt.Errorf("pool %s: this weft gives out IPv6 addresses only as twins of IPv4 ones", p.Prefix)
-		}
-	}
-	if cfg.Linked6.IsValid() && (cfg.Linked6.Bits() != space.LinkedBits || !cfg.Linked6.Addr().Is6()) {
-		return nil, fmt.Errorf("linked IPv6 prefix %s: want a /%d", cfg.Linked6, space.LinkedBits)
+	if err := cfg.checkPools(); err != nil {
+		return nil, err
 	}
 	if cfg.ConfirmWait == 0 {
 		cfg.ConfirmWait = defaultConfirmWait
@@ -162,12 +156,13 @@ func (a *Allocator) adopt(st *state) {
 	byName := make(map[claimName]netip.Addr, len(st.claims))
 	var host netip.Addr
 	for _, c := range st.claims {
-		sp.Take(c.V4)
-		claims[c.V4] = c
+		addr := c.Addr()
+		sp.Take(addr)
+		claims[addr] = c
 		if c.host {
-			host = c.V4
+			host = addr
 		} else {
-			byName[claimName{c.Container, c.IfName}] = c.V4
+			byName[claimName{c.Container, c.IfName}] = addr
 		}
 	}
 	// When they were released is not known, by the clock of this boot: they rest anew.
@@ -224,6 +219,9 @@ func (a *Allocator) Run(ctx context.Context) (err error) {
 	}()
 	if err := a.begin(); err != nil {
 		return err
+	}
+	if a.wasRemoved() {
+		_ = a.expel() // before anybody is asked anything; tried again when the roster is looked at
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -343,7 +341,7 @@ func (a *Allocator) reload() error {
 	}
 	a.woken, a.storeErr = nil, nil
 	a.setProblem("")
-	a.cfg.Network.Changed()
+	a.cfg.Network.Changed(nil)
 	return nil
 }
 
@@ -389,7 +387,7 @@ func (a *Allocator) notify() {
 	}
 }
 
-// Blocks lists who owns what, as few prefixes as possible each, IPv4 before the linked IPv6 blocks, this node too. The
+// Blocks lists who owns what, as few prefixes as possible each, those of the pools before the linked IPv6 blocks, this node too. The
 // caller does not change the slices.
 func (a *Allocator) Blocks() map[peer.ID][]netip.Prefix {
 	a.mu.RLock()

@@ -14,6 +14,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"weft/ipam/ring"
+	"weft/ipam/space"
 	"weft/mesh/peer"
 )
 
@@ -135,10 +137,29 @@ func TestSequences(t *testing.T) {
 			{"wait", "1m", ""},
 			{"claim", "f", "10.0.0.3"},
 		}},
+		{"a native IPv6 pool", "fd00:1::/48", []step{
+			{"claim", "a", "fd00:1::2"},
+			{"claim", "a", "fd00:1::2"},
+			{"claim@fd00:1:0:77::5", "b", "fd00:1:0:77::5"},
+			{"claim@fd00:1:0:77::", "c", "the first address of an IPv6 network means all of its routers"},
+			{"claim@fd00:2::1", "c", "fd00:2::1 is in none of the cluster's pools"},
+			{"claim@10.0.0.1", "c", "10.0.0.1 is in none of the cluster's pools"},
+			{"claim@fd00:1::1", "c", "fd00:1::1 is the host's own"},
+			{"release", "a", "fd00:1::2"},
+			{"restart", "", ""},
+			{"claim", "c", "fd00:1::3"},
+			{"claim@fd00:1:0:77::5", "b", "fd00:1:0:77::5"},
+			{"wait", "61s", ""},
+			{"claim", "d", "fd00:1::2"},
+		}},
 		{"a bad request", "10.0.0.0/29", []step{{"claim", "", "a claim needs a container and an interface"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			simulate(t, sized(1, tt.pool, 29), func(t *testing.T, c *cluster) {
+			atomBits := 29
+			if strings.Contains(tt.pool, ":") {
+				atomBits = 64
+			}
+			simulate(t, sized(1, tt.pool, atomBits), func(t *testing.T, c *cluster) {
 				n := c.nodes[0]
 				for i, s := range tt.steps {
 					container, ifname, ok := strings.Cut(s.who, "/")
@@ -154,7 +175,7 @@ func TestSequences(t *testing.T) {
 							req.Address = netip.MustParseAddr(address)
 						}
 						claim, err := n.up().Claim(t.Context(), req)
-						if got = claim.V4.String(); err != nil {
+						if got = claim.Addr().String(); err != nil {
 							got = err.Error()
 						}
 					case "release":
@@ -163,7 +184,7 @@ func TestSequences(t *testing.T) {
 							t.Fatal(err)
 						}
 						for _, r := range released {
-							got += " " + r.V4.String()
+							got += " " + r.Addr().String()
 						}
 					case "restart":
 						n.stop()
@@ -206,6 +227,50 @@ func TestANewcomerGetsABlockBeforeItsFirstClaim(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Of a native IPv6 pool each member has a range of networks for itself.
+func TestMembersOfAnIPv6Pool(t *testing.T) {
+	simulate(t, sized(3, "fd00:1::/48", 64), func(t *testing.T, c *cluster) {
+		for _, n := range c.nodes {
+			n.mustClaim("c")
+		}
+		c.agree(time.Minute)
+		for _, n := range c.nodes {
+			s := n.up().Status()
+			if s.State != StateReady || len(s.Blocks) != 1 || s.Blocks[0].Bits() > 51 || s.Used != 2 || s.Free < 1<<52 {
+				t.Errorf("%s: %+v", n.name, s)
+			}
+		}
+		c.nodes[2].stop()
+		for _, n := range c.nodes[:2] {
+			if s := n.up().Status(); s.Unreachable > space.Many || s.Unreachable < 0 {
+				t.Errorf("%s: %+v", n.name, s)
+			}
+		}
+	})
+}
+
+// A claim has one address of a pool, so there are no pools of both families.
+func TestPoolsOfTwoFamiliesAreRefused(t *testing.T) {
+	four, six := netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("fd00:1::/48")
+	for _, tt := range []struct {
+		pools  []ring.Pool
+		linked netip.Prefix
+		want   string
+	}{
+		{[]ring.Pool{{Prefix: four, AtomBits: 26}, {Prefix: six, AtomBits: 64}}, netip.Prefix{}, "the pools of one cluster are IPv4 or IPv6"},
+		{[]ring.Pool{{Prefix: six, AtomBits: 64}}, linked6, "pool fd00:1::/48 is IPv6 itself"},
+		{[]ring.Pool{{Prefix: four, AtomBits: 26}}, six, "want a /96"},
+	} {
+		u, err := ring.NewUniverse([32]byte{7}, peer.ID{1}, tt.pools)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Config{Universe: u, Linked6: tt.linked}); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v, linked %v: %v", tt.pools, tt.linked, err)
+		}
+	}
 }
 
 func TestARepeatedRequestGetsTheSameBlock(t *testing.T) {

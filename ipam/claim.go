@@ -37,14 +37,16 @@ type Request struct {
 	Network   string     // whose it is: the runtime's network; may be empty
 	Aliases   string     // other names of the container, with spaces between; may be empty
 	Inode     uint64     // of the network namespace; 0: not known
-	Address   netip.Addr // a certain address, IPv4 or its linked IPv6; zero for the lowest free one
+	MTU       int        // of the interface, as it was asked for; 0: nothing was
+	MAC       string     // likewise
+	Address   netip.Addr // a certain address, that of a pool or its linked IPv6; zero for the lowest free one
 }
 
 // Claim is an address that is in use, or kept for a container to come. It is durable: it outlives the daemon until it is
 // released.
 type Claim struct {
-	V4        netip.Addr
-	V6        netip.Addr // zero when the cluster has no IPv6
+	V4        netip.Addr // zero when the cluster has native IPv6 pools
+	V6        netip.Addr // linked or of a native pool; zero when the cluster has no IPv6
 	Container string
 	IfName    string
 	NetNS     string
@@ -52,6 +54,8 @@ type Claim struct {
 	Network   string
 	Aliases   string
 	Inode     uint64
+	MTU       int
+	MAC       string
 	Created   time.Time // wall clock, for people
 }
 
@@ -60,6 +64,24 @@ const NoInterface = "-"
 
 // ByHand reports whether the claim is such a one. A container of its name gets the address when it asks for it.
 func (c Claim) ByHand() bool { return c.IfName == NoInterface && c.NetNS == "" }
+
+// Addr is the address that was taken from a pool; another one that the claim has follows from it.
+func (c Claim) Addr() netip.Addr {
+	if c.V4.IsValid() {
+		return c.V4
+	}
+	return c.V6
+}
+
+// at is the claim with the address that was taken from a pool, and with what follows from it.
+func (c Claim) at(addr netip.Addr, linked netip.Prefix) Claim {
+	if addr.Is6() {
+		c.V4, c.V6 = netip.Addr{}, addr
+	} else {
+		c.V4, c.V6 = addr, space.Linked(linked, addr)
+	}
+	return c
+}
 
 // waiter is a Claim under way.
 type waiter struct {
@@ -137,7 +159,7 @@ func (a *Allocator) check(req *Request) error {
 	if req.Container == "" || req.IfName == "" {
 		return fmt.Errorf("%w: a claim needs a container and an interface", ErrBadRequest)
 	}
-	for _, s := range []string{req.Container, req.IfName, req.NetNS, req.Pod, req.Network, req.Aliases} {
+	for _, s := range []string{req.Container, req.IfName, req.NetNS, req.Pod, req.Network, req.Aliases, req.MAC} {
 		if len(s) > maxText {
 			return fmt.Errorf("%w: a name of %d bytes, at most %d", ErrBadRequest, len(s), maxText)
 		}
@@ -220,10 +242,10 @@ func (a *Allocator) try(w *waiter, b *batch) bool {
 		}
 	}
 	c := claim{Claim: Claim{
-		V4: addr, V6: space.Linked(a.cfg.Linked6, addr),
 		Container: w.req.Container, IfName: w.req.IfName, NetNS: w.req.NetNS, Pod: w.req.Pod,
-		Network: w.req.Network, Aliases: w.req.Aliases, Inode: w.req.Inode, Created: time.Now().Round(0).UTC(),
-	}}
+		Network: w.req.Network, Aliases: w.req.Aliases, Inode: w.req.Inode,
+		MTU: w.req.MTU, MAC: w.req.MAC, Created: time.Now().Round(0).UTC(),
+	}.at(addr, a.cfg.Linked6)}
 	a.mu.Lock()
 	a.space.Take(addr) // so that the next of the batch gets another; nobody is told before it is durable
 	a.mu.Unlock()
@@ -242,6 +264,7 @@ func (a *Allocator) renew(c Claim, req Request) (Claim, error) {
 	now.NetNS, now.Inode = req.NetNS, req.Inode
 	now.Pod, now.Network = cmp.Or(req.Pod, c.Pod), cmp.Or(req.Network, c.Network)
 	now.Aliases = cmp.Or(req.Aliases, c.Aliases)
+	now.MTU, now.MAC = cmp.Or(req.MTU, c.MTU), cmp.Or(req.MAC, c.MAC)
 	if now == c {
 		return c, nil
 	}
@@ -253,26 +276,27 @@ func (a *Allocator) renew(c Claim, req Request) (Claim, error) {
 
 // put makes a claim durable, then visible. The host's claim takes the place of a former one.
 func (a *Allocator) put(c claim) error {
-	ops := []Op{putClaim(c), deleteRest(c.V4)}
+	addr := c.Addr()
+	ops := []Op{putClaim(c), deleteRest(addr)}
 	former, replaces := a.claims[a.host]
-	replaces = replaces && c.host && former.V4 != c.V4
+	replaces = replaces && c.host && former.Addr() != addr
 	if replaces {
-		ops = append(ops, deleteClaim(former), putRest(former.V4))
+		ops = append(ops, deleteClaim(former), putRest(former.Addr()))
 	}
 	if err := a.commit(ops...); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	if replaces {
-		delete(a.claims, former.V4)
-		a.space.Release(former.V4, time.Now())
+		delete(a.claims, former.Addr())
+		a.space.Release(former.Addr(), time.Now())
 	}
-	a.space.Take(c.V4)
-	a.claims[c.V4] = c
+	a.space.Take(addr)
+	a.claims[addr] = c
 	if c.host {
-		a.host = c.V4
+		a.host = addr
 	} else {
-		a.byName[claimName{c.Container, c.IfName}] = c.V4
+		a.byName[claimName{c.Container, c.IfName}] = addr
 	}
 	a.mu.Unlock()
 	a.notify()
@@ -304,7 +328,7 @@ func (a *Allocator) settleHost() {
 	if !ok {
 		return
 	}
-	c := claim{host: true, Claim: Claim{V4: addr, V6: space.Linked(a.cfg.Linked6, addr), Created: time.Now().Round(0).UTC()}}
+	c := claim{host: true, Claim: Claim{Created: time.Now().Round(0).UTC()}.at(addr, a.cfg.Linked6)}
 	if err := a.put(c); err == nil {
 		a.log.Info("host address", "address", addr)
 	}
@@ -356,20 +380,20 @@ func (a *Allocator) renumber(name claimName) (before, after Claim, err error) {
 	if !a.serves() {
 		return before, after, fmt.Errorf("%w: %s", ErrNotReady, a.sentence())
 	}
-	now := old
-	if now.V4, ok = a.space.Lowest(); !ok {
+	next, ok := a.space.Lowest()
+	if !ok {
 		a.poke()
 		return before, after, a.shortage()
 	}
-	now.V6 = space.Linked(a.cfg.Linked6, now.V4)
-	if err := a.commit(deleteClaim(old), putClaim(now), deleteRest(now.V4)); err != nil {
+	now := claim{Claim: old.at(next, a.cfg.Linked6)}
+	if err := a.commit(deleteClaim(old), putClaim(now), deleteRest(next)); err != nil {
 		return before, after, err
 	}
 	a.mu.Lock()
 	delete(a.claims, addr)
 	a.space.Drop(addr)
-	a.space.Take(now.V4)
-	a.claims[now.V4], a.byName[name] = now, now.V4
+	a.space.Take(next)
+	a.claims[next], a.byName[name] = now, next
 	a.mu.Unlock()
 	a.notify()
 	return old.Claim, now.Claim, nil
@@ -400,4 +424,4 @@ func (a *Allocator) HostAddress() (Claim, bool) {
 	return c.Claim, ok
 }
 
-func compareClaims(a, b Claim) int { return a.V4.Compare(b.V4) }
+func compareClaims(a, b Claim) int { return a.Addr().Compare(b.Addr()) }

@@ -185,7 +185,7 @@ func (n *node) up() *Allocator {
 
 func (n *node) config() Config {
 	return Config{
-		Universe: n.c.u, Linked6: linked6, Signer: n.key, Network: n, Roster: n.roster, Weaken: n.weaken, Store: n.disk, Strict: n.strict,
+		Universe: n.c.u, Linked6: n.c.linked(), Signer: n.key, Network: n, Roster: n.roster, Weaken: n.weaken, Store: n.disk, Strict: n.strict,
 		Log: slog.New(slog.NewTextHandler(testWriter{n}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Keys: func(id peer.ID) (ed25519.PublicKey, bool) {
 			m := n.c.find(id)
@@ -271,7 +271,7 @@ func (n *node) Call(ctx context.Context, to peer.ID, method string, req []byte) 
 	return bytes.Clone(answer), err
 }
 
-func (n *node) Changed() {}
+func (n *node) Changed([]byte) {}
 
 func (n *node) Peers() []peer.Info {
 	var infos []peer.Info
@@ -335,7 +335,7 @@ func (c *cluster) check() {
 	var rings []*ring.Ring
 	used := make(map[netip.Addr]string)
 	for _, n := range c.nodes {
-		st, err := load(n.disk.copy(), c.u, linked6)
+		st, err := load(n.disk.copy(), c.u, c.linked())
 		if err != nil {
 			c.t.Fatalf("disk of %s: %v", n.name, err)
 		}
@@ -365,18 +365,27 @@ func (c *cluster) check() {
 		all = append(all, mine)
 		for _, claim := range st.claims {
 			who := fmt.Sprintf("%s %s", n.name, claim.Container)
-			if other, twice := used[claim.V4]; twice {
-				c.t.Fatalf("%s is used by %s and by %s", claim.V4, other, who)
+			addr := claim.Addr()
+			if other, twice := used[addr]; twice {
+				c.t.Fatalf("%s is used by %s and by %s", addr, other, who)
 			}
-			used[claim.V4] = who
-			if owner, _ := r.Owner(claim.V4); owner != n.key.ID() {
-				c.t.Fatalf("%s is used by %s, but %s owns it", claim.V4, who, owner.Short())
+			used[addr] = who
+			if owner, _ := r.Owner(addr); owner != n.key.ID() {
+				c.t.Fatalf("%s is used by %s, but %s owns it", addr, who, owner.Short())
 			}
-			if claim.V6 != netip.MustParseAddr(linkedOf(claim.V4)) {
+			if claim.V4.IsValid() && claim.V6 != netip.MustParseAddr(linkedOf(claim.V4)) {
 				c.t.Fatalf("%s has the twin %s", claim.V4, claim.V6)
 			}
 		}
 	}
+}
+
+// linked is the prefix of linked IPv6 addresses, where the pool has room for them.
+func (c *cluster) linked() netip.Prefix {
+	if c.u.Pools()[0].Prefix.Addr().Is6() {
+		return netip.Prefix{}
+	}
+	return linked6
 }
 
 func linkedOf(v4 netip.Addr) string {

@@ -3,11 +3,13 @@ package ipam
 import (
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
 
 	"weft/ipam/ring"
+	"weft/ipam/space"
 	"weft/mesh/peer"
 )
 
@@ -23,8 +25,9 @@ type Network interface {
 	// Call asks one member and waits for the answer; req and the answer are not kept by either side. A removed member may
 	// be called too: where that is possible it learns that it was removed.
 	Call(ctx context.Context, to peer.ID, method string, req []byte) ([]byte, error)
-	// Changed says that Digest has changed, so that others learn of it soon. It returns at once.
-	Changed()
+	// Changed says that Digest has changed, so that others learn of it soon. News, where there is any, is all of the change
+	// in a form that their Merge takes; it is not changed later. It returns at once.
+	Changed(news []byte)
 	// Peers lists the other members of the cluster, the dead and removed ones too.
 	Peers() []peer.Info
 	// Voters lists the members that count for a quorum, this node included if it is one. It makes no difference whether
@@ -67,7 +70,7 @@ type Removal struct {
 // Config is what an Allocator is made of. Fields without a comment on a default must be set.
 type Config struct {
 	Universe *ring.Universe
-	Linked6  netip.Prefix // a /96: IPv6 addresses are this prefix followed by the IPv4 address; zero for IPv4 only
+	Linked6  netip.Prefix // a /96: IPv6 addresses are this prefix followed by the IPv4 address; zero for one family only
 	Signer   Signer
 	// Keys finds the public key of a member, removed members included: what they granted while they were members stays
 	// granted.
@@ -89,6 +92,27 @@ type Config struct {
 	Verify ring.Verifier // of signatures; nil means Ed25519 with Keys
 	Random func() uint64 // for names of requests and starts; nil means the system's
 	Weaken Weakness      // zero in every program; tests must find what each of these breaks
+}
+
+// checkPools refuses pools that this allocator cannot give from. A claim has one address of a pool, so that it is durable in
+// one step and its blocks have one owner; two families of pools would need two.
+func (cfg *Config) checkPools() error {
+	pools := cfg.Universe.Pools()
+	six := pools[0].Prefix.Addr().Is6()
+	for _, p := range pools {
+		if p.Prefix.Addr().Is6() != six {
+			return fmt.Errorf("pools %s and %s: the pools of one cluster are IPv4 or IPv6; pods of IPv4 pools have linked IPv6 "+
+				"addresses", pools[0].Prefix, p.Prefix)
+		}
+	}
+	switch linked := cfg.Linked6; {
+	case !linked.IsValid():
+	case six:
+		return fmt.Errorf("linked IPv6 prefix %s: pool %s is IPv6 itself", linked, pools[0].Prefix)
+	case linked.Bits() != space.LinkedBits || !linked.Addr().Is6():
+		return fmt.Errorf("linked IPv6 prefix %s: want a /%d", linked, space.LinkedBits)
+	}
+	return nil
 }
 
 const (

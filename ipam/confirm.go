@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,7 +19,7 @@ const (
 	confirmLast  = 10 * time.Second
 	announceLast = 10 * time.Minute
 
-	stoppedHint = ". It gives no more addresses; join again under a new identity: weft leave --purge"
+	stoppedHint = ". It gives no more addresses; make this machine a new node: weft join TOKEN"
 )
 
 // confirm tells all voters of this start and hears what they know, until each has answered. Each remembers durably which
@@ -147,6 +148,39 @@ func (a *Allocator) doubt() {
 // serves reports whether addresses may be given.
 func (a *Allocator) serves() bool { return a.phase == phaseConfirmed || a.phase == phaseUnconfirmed }
 
+// Attest asks one voter that is alive, another one each time, whether this is still the last start of this identity that it
+// has heard of. When it is not, the identity runs on another machine too, which was started later and is believed by now: then
+// this one stops. A node that was confirmed has no other way to learn of it.
+func (a *Allocator) Attest(ctx context.Context) {
+	a.mu.RLock()
+	serves := a.serves()
+	a.mu.RUnlock()
+	if !serves {
+		return // it asks all anyway, or has nothing to say any more
+	}
+	b := a.ballot()
+	var voters []peer.ID
+	for _, p := range a.cfg.Network.Peers() {
+		if p.State == peer.Alive && slices.ContainsFunc(b.voters, func(v peer.Voter) bool { return v.ID == p.ID }) {
+			voters = append(voters, p.ID)
+		}
+	}
+	if len(voters) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	a.sync(ctx, voters[a.random()%uint64(len(voters))])
+}
+
+// Stopped is why this identity must not be used any more, other than by its removal: its disk was set back or copied, so that
+// others know more of what it wrote than it does itself.
+func (a *Allocator) Stopped() (why string, stopped bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.stopped, a.phase == phaseStopped && !a.removed
+}
+
 // sync tells one member of this start and learns what it knows; true when it has.
 func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 	var req syncRequest
@@ -218,6 +252,8 @@ func (a *Allocator) setStopped(reason string) {
 	a.notify()
 }
 
+var errNoWitness = errors.New("this node has left the cluster, or may not go on in it")
+
 // serveSync answers a member that has started.
 func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]byte, error) {
 	req, err := parseSyncRequest(b)
@@ -229,6 +265,11 @@ func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]by
 	err = a.do(ctx, func() {
 		if a.refuses(from) {
 			failed = fmt.Errorf("%s is being removed", from.Short())
+			return
+		}
+		if a.phase == phaseLeft || a.phase == phaseStopped {
+			// What it knows was told to others already, or is not all that it knew once: it is no witness.
+			failed = errNoWitness
 			return
 		}
 		answer.before = a.heard[from]

@@ -99,8 +99,8 @@ func (a *Allocator) serve(claims []*waiter) (wait []*waiter) {
 	if err := a.commit(b.ops...); err != nil {
 		a.mu.Lock()
 		for _, c := range b.claims {
-			if _, used := a.claims[c.V4]; !used {
-				a.space.Drop(c.V4)
+			if _, used := a.claims[c.Addr()]; !used {
+				a.space.Drop(c.Addr())
 			}
 		}
 		a.mu.Unlock()
@@ -114,9 +114,9 @@ func (a *Allocator) serve(claims []*waiter) (wait []*waiter) {
 		delete(a.byName, c.name())
 	}
 	for _, c := range b.claims {
-		a.space.Take(c.V4) // once more, for the store may have been read again since
-		a.claims[c.V4] = c
-		a.byName[c.name()] = c.V4
+		a.space.Take(c.Addr()) // once more, for the store may have been read again since
+		a.claims[c.Addr()] = c
+		a.byName[c.name()] = c.Addr()
 	}
 	a.mu.Unlock()
 	for i, w := range b.waiters {
@@ -137,9 +137,9 @@ type batch struct {
 }
 
 func (b *batch) add(c claim, w *waiter) {
-	b.ops = append(b.ops, putClaim(c), deleteRest(c.V4))
+	b.ops = append(b.ops, putClaim(c), deleteRest(c.Addr()))
 	b.claims, b.waiters = append(b.claims, c), append(b.waiters, w)
-	b.names[c.name()], b.addrs[c.V4] = true, true
+	b.names[c.name()], b.addrs[c.Addr()] = true, true
 }
 
 func (b *batch) replace(c claim) { b.former = append(b.former, c) }
@@ -159,9 +159,9 @@ func (a *Allocator) releaseAll(releases []*release) {
 				continue
 			}
 			r.released = append(r.released, c.Claim)
-			if !given[c.V4] {
-				given[c.V4] = true
-				ops = append(ops, deleteClaim(c), putRest(c.V4))
+			if addr := c.Addr(); !given[addr] {
+				given[addr] = true
+				ops = append(ops, deleteClaim(c), putRest(addr))
 			}
 		}
 	}

@@ -33,11 +33,12 @@
 //	ipam.sync   {1 incarnation, 2 start, 3 digest}  ->  {1 incarnation, 2 start: heard before, 3 ring, 4 voters}
 //	ipam.spare  {1 digest}                          ->  {1 addresses, 2 reason, 3 ring}
 //	ipam.grant  {1 request}                         ->  {2 ring: the grant and its proof, 3 reason}
-//	ipam.push   {1 ring, 2 roster}                  ->  {1 summary of the roster} when all of it is on disk
-//	ipam.promise {1 proposal, 2 digest, 3 roster}   ->  {1 verdict, 2 ring, 3 roster, 4 partial, 5 joining, 6 higher,
-//	                                                     7 newer, 8 idle}
+//	ipam.push   {1 ring, 2 roster, 3 starts}        ->  {1 summary of the roster} when all of it is on disk
+//	ipam.promise {1 proposal, 2 digest, 3 roster,   ->  {1 verdict, 2 ring, 3 roster, 4 partial, 5 joining, 6 higher,
+//	              4 delta}                               7 newer, 8 idle, 9 summary}
 //
-// In ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it was too long.
+// In ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it was too long. Who
+// cannot prove the proposal answers with its own summary, and is asked again with the delta that it lacks.
 // Verdicts are yes, unproven, number (higher is the proposal that was promised), newer (the removed have started since) and
 // stopped (this is the removed one). Joining are 25 bytes each: node, join sequence, 1 for one without a vote; newer 24
 // bytes: node and start.

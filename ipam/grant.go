@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"weft/ipam/ring"
+	"weft/ipam/space"
 	"weft/mesh/peer"
 )
 
@@ -27,7 +28,7 @@ func (a *Allocator) serveSpare(b []byte) ([]byte, error) {
 	block, reason := a.spare()
 	switch {
 	case reason == lackNothing:
-		answer.size = 1 << (block.Addr().BitLen() - block.Bits())
+		answer.size = uint64(space.Size(block))
 	case !bytes.Equal(req.digest, a.ring.Digest()):
 		answer.reason, answer.ring = reason, a.ring.Encode()
 	default:
@@ -134,11 +135,17 @@ func (a *Allocator) HandBack(ctx context.Context) error {
 	var heirs []peer.ID
 	var failed error
 	peers := a.cfg.Network.Peers()
-	if err := a.do(ctx, func() { heirs, failed = a.handBack(peers) }); err != nil {
+	err := a.do(ctx, func() { heirs, failed = a.handBack(peers) })
+	if err != nil {
 		return fmt.Errorf("hand back space: %w", err)
 	}
 	if failed == nil {
 		failed = a.handOver(ctx, heirs)
+	}
+	if failed == nil {
+		// From here on it may say that it has left, so it must not come back as a voter, also when it dies before it says so.
+		failed = a.do(ctx, func() { err = a.commit(putStopped(leftReason)) })
+		failed = errors.Join(failed, err)
 	}
 	if failed != nil {
 		return fmt.Errorf("hand back space: %w", failed)
@@ -146,13 +153,24 @@ func (a *Allocator) HandBack(ctx context.Context) error {
 	return nil
 }
 
+// Leaving reports whether this node hands back its space, or has: from then on it is no witness of anything new, as a voter
+// in a join would be.
+func (a *Allocator) Leaving() bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.phase == phaseLeft || a.stopped == leftReason
+}
+
+// leftReason is the sentence of a node that has handed back its space.
+const leftReason = "has handed back its space to leave"
+
 func (a *Allocator) handBack(peers []peer.Info) (heirs []peer.ID, err error) {
 	if a.storeErr != nil {
 		if err := a.reload(); err != nil {
 			return nil, err
 		}
 	}
-	if a.phase == phaseLeft {
+	if a.phase == phaseLeft || a.stopped == leftReason {
 		return a.heirs, nil
 	}
 	if a.phase != phaseConfirmed {
@@ -222,12 +240,18 @@ func heirOf(r *ring.Ring, block netip.Prefix, peers []peer.Info) (peer.ID, bool)
 	return best, most >= 0
 }
 
-// addresses counts the IPv4 addresses of blocks.
+// addresses counts what a member's blocks hold without their linked twins, at most space.Many.
 func addresses(blocks []netip.Prefix) (n int) {
-	for _, b := range blocks {
-		if b.Addr().Is4() {
-			n += 1 << (32 - b.Bits())
-		}
+	for _, b := range untwinned(blocks) {
+		n = min(n+space.Size(b), space.Many)
 	}
 	return n
+}
+
+// untwinned is a member's blocks without the linked ones: beside IPv4 blocks all of IPv6 are.
+func untwinned(blocks []netip.Prefix) []netip.Prefix {
+	if !slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Addr().Is4() }) {
+		return blocks
+	}
+	return slices.DeleteFunc(slices.Clone(blocks), func(b netip.Prefix) bool { return b.Addr().Is6() })
 }

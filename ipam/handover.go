@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/ipam/ring"
 	"weft/mesh/peer"
 )
 
@@ -70,7 +71,8 @@ func (a *Allocator) handOver(ctx context.Context, heirs []peer.ID) error {
 		last)
 }
 
-// tellAll brings a member's ring and roster up to this node's.
+// tellAll brings a member's ring and roster up to this node's, and tells which starts of others this node has answered:
+// whoever was confirmed by that answer must not be taken for stopped (R7).
 func (a *Allocator) tellAll(ctx context.Context, id peer.ID) error {
 	b, err := a.cfg.Network.Call(ctx, id, methodPush, push{ring: a.current().Encode()}.encode())
 	if err != nil {
@@ -80,12 +82,77 @@ func (a *Allocator) tellAll(ctx context.Context, id peer.ID) error {
 	if err != nil {
 		return err
 	}
-	delta := a.cfg.Roster.Delta(answer.summary)
-	if len(delta) == 0 {
+	if delta := a.cfg.Roster.Delta(answer.summary); len(delta) > 0 {
+		if _, err := a.cfg.Network.Call(ctx, id, methodPush, push{roster: delta}.encode()); err != nil {
+			return err
+		}
+	}
+	if starts := a.starts(); len(starts) > 0 {
+		_, err = a.cfg.Network.Call(ctx, id, methodPush, push{heard: starts}.encode())
+	}
+	return err
+}
+
+// starts lists the starts of members that this node has heard of, but for those whose removal is complete.
+func (a *Allocator) starts() (all []heard) {
+	fenced := a.Fenced()
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for id, s := range a.heard {
+		if !fenced.Has(id) {
+			all = append(all, heard{id, s})
+		}
+	}
+	slices.SortFunc(all, func(x, y heard) int { return x.node.Compare(y.node) })
+	return all[:min(len(all), maxHeard)]
+}
+
+// hear makes starts of others known to the disk, then to this node. It refuses one of a member whose removal it has promised
+// without knowing of that start: a view may rest on the promise.
+func (a *Allocator) hear(all []heard) error {
+	if a.storeErr != nil {
+		if err := a.reload(); err != nil {
+			return err
+		}
+	}
+	peers := a.cfg.Network.Peers()
+	members := make(peer.Set)
+	for _, p := range peers {
+		members.Add(p.ID)
+	}
+	all = slices.DeleteFunc(slices.Clone(all), func(h heard) bool { return !members.Has(h.node) })
+	for _, h := range all {
+		if _, promised := a.refused[h.node]; promised && !a.ring.Names(h.node) && !a.covers(h) {
+			return fmt.Errorf("%s has started again, and is being removed", names(peers, h.node))
+		}
+	}
+	var ops []Op
+	for _, h := range all {
+		if h.start.incarnation > a.heard[h.node].incarnation {
+			ops = append(ops, putHeard(h.node, h.start))
+		}
+	}
+	if len(ops) == 0 {
 		return nil
 	}
-	_, err = a.cfg.Network.Call(ctx, id, methodPush, push{roster: delta}.encode())
-	return err
+	if err := a.commit(ops...); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range all {
+		if h.start.incarnation > a.heard[h.node].incarnation {
+			a.heard[h.node] = h.start
+		}
+	}
+	return nil
+}
+
+// covers reports whether the last proposal that this node has promised names a start, or a later one.
+func (a *Allocator) covers(h heard) bool {
+	return a.promised != nil && slices.ContainsFunc(a.promised.Removed(), func(n ring.Named) bool {
+		return n.Node == h.node && n.Incarnation >= h.start.incarnation
+	})
 }
 
 // servePush takes what another member has, all of it or with an error.
@@ -97,6 +164,12 @@ func (a *Allocator) servePush(ctx context.Context, req []byte) ([]byte, error) {
 	if len(m.roster) > 0 {
 		if err := a.cfg.Roster.Merge(m.roster); err != nil {
 			return nil, err
+		}
+	}
+	if len(m.heard) > 0 {
+		var failed error
+		if err := a.do(ctx, func() { failed = a.hear(m.heard) }); err != nil || failed != nil {
+			return nil, errors.Join(err, failed)
 		}
 	}
 	if m.ring != nil {

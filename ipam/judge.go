@@ -58,7 +58,7 @@ func (a *Allocator) ballot() ballot {
 	}
 	peers, voters := a.cfg.Network.Peers(), a.cfg.Network.Voters()
 	b.fenced = a.fenced(b.removed, peers)
-	counted := make(peer.Set)
+	counted := make(peer.Set, len(voters))
 	count := func(v peer.Voter) {
 		if !counted.Has(v.ID) && !b.fenced.Has(v.ID) {
 			counted.Add(v.ID)
@@ -85,7 +85,7 @@ func (a *Allocator) fenced(removed map[peer.ID]Removal, peers []peer.Info) peer.
 	}
 	silent := make(peer.Set)
 	for _, p := range peers {
-		if p.Ephemeral {
+		if _, gone := removed[p.ID]; gone && p.Ephemeral {
 			silent.Add(p.ID)
 		}
 	}

@@ -20,6 +20,8 @@ const (
 
 	messageVersion = tlv.Version(0x10)
 	maxVoters      = 1 << 12
+	maxHeard       = 1 << 14
+	heardSize      = peer.IDSize + 16
 	maxDigest      = 64
 	maxMessage     = 1 << 20 // ring and voters fit together
 )
@@ -62,9 +64,18 @@ type grantAnswer struct {
 	reason lack
 }
 
-// push brings a ring and facts of the roster; either may be nil. It is answered when all of it is durable, and not when
-// a part was left out.
-type push struct{ ring, roster []byte }
+// push brings a ring, facts of the roster, and which starts of others have been heard of; each may be missing. It is
+// answered when all of it is durable, and not when a part was left out.
+type push struct {
+	ring, roster []byte
+	heard        []heard
+}
+
+// heard is a start of a member, in a message.
+type heard struct {
+	node  peer.ID
+	start start
+}
 
 // pushAnswer says what the other's roster is.
 type pushAnswer struct{ summary []byte }
@@ -98,6 +109,7 @@ const (
 
 	tagPushRing    = 1
 	tagPushRoster  = 2
+	tagPushHeard   = 3 // list of node(16) incarnation(8) start(8)
 	tagPushSummary = 1 // of the answer
 )
 
@@ -239,7 +251,12 @@ func (m push) encode() []byte {
 	if m.roster != nil {
 		b = tlv.Append(b, tagPushRoster, m.roster)
 	}
-	return b
+	var list [][]byte
+	for _, h := range m.heard {
+		e := binary.BigEndian.AppendUint64(h.node[:], h.start.incarnation)
+		list = append(list, binary.BigEndian.AppendUint64(e, h.start.number))
+	}
+	return tlv.AppendList(b, tagPushHeard, list)
 }
 
 func parsePush(b []byte) (m push, err error) {
@@ -247,7 +264,15 @@ func parsePush(b []byte) (m push, err error) {
 	if err != nil {
 		return m, err
 	}
-	m = push{r.Bytes(tagPushRing, ring.MaxWire), r.Bytes(tagPushRoster, maxMessage)}
+	m = push{ring: r.Bytes(tagPushRing, ring.MaxWire), roster: r.Bytes(tagPushRoster, maxMessage)}
+	for _, e := range r.List(tagPushHeard, maxHeard) {
+		if len(e) < heardSize {
+			r.Fail(fmt.Errorf("a start of %d bytes", len(e)))
+			break
+		}
+		at := e[peer.IDSize:]
+		m.heard = append(m.heard, heard{peer.ID(e), start{binary.BigEndian.Uint64(at), binary.BigEndian.Uint64(at[8:])}})
+	}
 	return m, r.Err()
 }
 

@@ -28,12 +28,17 @@ func (a *Allocator) servePromise(ctx context.Context, from peer.ID, b []byte) ([
 	if p.Writer() != from {
 		return nil, fmt.Errorf("a proposal of %s, not of the caller", p.Writer().Short())
 	}
+	if len(req.delta) > 0 {
+		if err := a.cfg.Roster.Merge(req.delta); err != nil {
+			a.log.Debug("part of a roster left out", "peer", from, "err", err)
+		}
+	}
 	if p.Names(a.self) {
 		return a.serveOwnRemoval(ctx, p)
 	}
 	err = p.Verify(a.cfg.Universe, a.judge(a.current(), nil))
 	if errors.Is(err, ring.ErrUnknownSigner) {
-		return promiseAnswer{verdict: verdictUnproven}.encode(), nil
+		return a.unproven(), nil
 	}
 	if err != nil {
 		return nil, err
@@ -132,13 +137,22 @@ func (a *Allocator) keepPromise(p *ring.Proposal) error {
 	return nil
 }
 
-// serveOwnRemoval learns from a coordinator that this node was removed, stops for good, and says which
-// start of it that was. What it has written it need not tell: a removed one is no witness.
+// unproven asks the coordinator for what this node's roster lacks.
+func (a *Allocator) unproven() []byte {
+	return promiseAnswer{verdict: verdictUnproven, summary: a.cfg.Roster.Summary()}.encode()
+}
+
+// serveOwnRemoval stops for good when this node was removed, and says which start of it that was. It wants to have its
+// removal in its own roster first: a coordinator may have been removed itself and not know, so that nobody else would ever
+// hear why this node has stopped. What it has written it need not tell: a removed one is no witness.
 func (a *Allocator) serveOwnRemoval(ctx context.Context, p *ring.Proposal) ([]byte, error) {
 	judge := a.judge(a.current(), nil)
 	judge.Removed = everybody // the others know more than a removed one
 	if err := p.Verify(a.cfg.Universe, judge); err != nil {
 		return nil, err
+	}
+	if !a.wasRemoved() {
+		return a.unproven(), nil
 	}
 	answer := promiseAnswer{verdict: verdictStopped, idle: true}
 	var failed error

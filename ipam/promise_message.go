@@ -17,6 +17,7 @@ type promiseRequest struct {
 	proposal []byte // as the coordinator signed it
 	digest   []byte // of its ring
 	roster   []byte // summary of its roster
+	delta    []byte // what the survivor's roster lacked when it was asked before
 }
 
 // promiseAnswer is a survivor's yes with all that it knows, or its no with the reason.
@@ -25,6 +26,7 @@ type promiseAnswer struct {
 	ring    []byte       // nil when the digests are equal
 	roster  []byte       // what the coordinator's roster lacks
 	partial bool         // the roster's part did not fit
+	summary []byte       // of the roster, with verdictUnproven: the coordinator knows what it lacks
 	joining []peer.Info  // members-to-be that it has promised to admit
 	higher  []byte       // the proposal that it has promised, with verdictNumber
 	newer   []ring.Named // starts that it has heard of, with verdictNewer and verdictStopped
@@ -47,6 +49,7 @@ const (
 	tagPromiseProposal = 1 // of the request
 	tagPromiseDigest   = 2
 	tagPromiseSummary  = 3
+	tagPromiseDelta    = 4
 
 	tagPromiseVerdict = 1 // of the answer
 	tagPromiseRing    = 2
@@ -56,6 +59,7 @@ const (
 	tagPromiseHigher  = 6
 	tagPromiseNewer   = 7 // list of node(16) incarnation(8)
 	tagPromiseIdle    = 8
+	tagPromiseLacks   = 9 // summary
 
 	joinerSize    = peer.IDSize + 8 + 1
 	joinerSilent  = 1 // flag: it will not vote
@@ -67,7 +71,11 @@ const (
 func (m promiseRequest) encode() []byte {
 	b := tlv.Append(newMessage(), tagPromiseProposal, m.proposal)
 	b = tlv.Append(b, tagPromiseDigest, m.digest)
-	return tlv.Append(b, tagPromiseSummary, m.roster)
+	b = tlv.Append(b, tagPromiseSummary, m.roster)
+	if m.delta != nil {
+		b = tlv.Append(b, tagPromiseDelta, m.delta)
+	}
+	return b
 }
 
 func parsePromiseRequest(b []byte) (m promiseRequest, err error) {
@@ -78,7 +86,7 @@ func parsePromiseRequest(b []byte) (m promiseRequest, err error) {
 	r.Require(tagPromiseProposal)
 	m = promiseRequest{
 		r.Bytes(tagPromiseProposal, maxMessage), r.Bytes(tagPromiseDigest, maxDigest),
-		r.Bytes(tagPromiseSummary, maxMessage),
+		r.Bytes(tagPromiseSummary, maxMessage), r.Bytes(tagPromiseDelta, maxMessage),
 	}
 	return m, r.Err()
 }
@@ -109,7 +117,11 @@ func (m promiseAnswer) encode() []byte {
 		newer = append(newer, binary.BigEndian.AppendUint64(n.Node[:], n.Incarnation))
 	}
 	b = tlv.AppendList(b, tagPromiseNewer, newer)
-	return tlv.AppendBool(b, tagPromiseIdle, m.idle)
+	b = tlv.AppendBool(b, tagPromiseIdle, m.idle)
+	if m.summary != nil {
+		b = tlv.Append(b, tagPromiseLacks, m.summary)
+	}
+	return b
 }
 
 func parsePromiseAnswer(b []byte) (m promiseAnswer, err error) {
@@ -144,5 +156,6 @@ func parsePromiseAnswer(b []byte) (m promiseAnswer, err error) {
 		})
 	}
 	m.idle = r.Bool(tagPromiseIdle)
+	m.summary = r.Bytes(tagPromiseLacks, maxMessage)
 	return m, r.Err()
 }

@@ -100,10 +100,9 @@ func (a *Allocator) lookedAtRoster() {
 // and without blocks go along with others only.
 func (m *remover) need() []Removal {
 	b := m.a.ballot()
-	peers := m.a.cfg.Network.Peers()
 	silent := make(peer.Set)
-	for _, p := range peers {
-		if p.Ephemeral {
+	for _, p := range m.a.cfg.Network.Peers() {
+		if _, gone := b.removed[p.ID]; gone && p.Ephemeral {
 			silent.Add(p.ID)
 		}
 	}
@@ -251,7 +250,8 @@ func (m *remover) own(most time.Duration) time.Duration {
 	return time.Duration(binary.BigEndian.Uint64(m.a.self[:8]) % uint64(most))
 }
 
-// overtaken reports whether others were removed since the proposal, or one of the named may be named anew.
+// overtaken reports whether others were removed since the proposal, or one of the named has come up again or may be named
+// anew.
 func (m *remover) overtaken(r *round) bool {
 	need := m.need()
 	for _, x := range need {
@@ -266,7 +266,7 @@ func (m *remover) overtaken(r *round) bool {
 		return true
 	}
 	named, _, waiting := m.name(need)
-	return waiting == "" && slices.ContainsFunc(named, func(n ring.Named) bool { return !slices.Contains(r.p.Removed(), n) })
+	return waiting != "" || slices.ContainsFunc(named, func(n ring.Named) bool { return !slices.Contains(r.p.Removed(), n) })
 }
 
 // name says which starts of the removed a proposal covers. One that came up again after it was removed has to stop or to

@@ -22,6 +22,13 @@ func (a *Allocator) Digest() []byte { return slices.Clone(a.current().Digest()) 
 // Snapshot is the ring in wire form. The caller does not change it.
 func (a *Allocator) Snapshot() []byte { return a.current().Encode() }
 
+// Summary says what the ring has, in 2 KB at most, and Delta is what a ring with that summary may lack, in a form that Merge
+// takes: nil for nothing.
+func (a *Allocator) Summary() []byte { return a.current().Summary() }
+
+// Delta is described at Summary. The caller does not change it.
+func (a *Allocator) Delta(summary []byte) []byte { return a.current().Delta(summary) }
+
 // Merge takes over what b has and the ring has not. It is total: the error tells of entries that were left out, because
 // they are wrong or because a grantor's certificate has not arrived yet, and all others are taken over.
 func (a *Allocator) Merge(b []byte) error {
@@ -34,22 +41,32 @@ func (a *Allocator) Merge(b []byte) error {
 // merge returns once everything that is proven is durable. Everything that comes from others comes this way; except says
 // of whom even that is taken which this node has promised to refuse.
 func (a *Allocator) merge(ctx context.Context, b []byte, except func(peer.ID) bool) ([]ring.Rejection, error) {
-	batch, err := ring.Decode(a.cfg.Universe, b)
+	if len(b) == 0 { // a delta of nothing
+		return nil, nil
+	}
+	a.mu.RLock()
+	before, refusals := a.ring, a.refusals
+	a.mu.RUnlock()
+	batch, err := before.Decode(b)
 	if err != nil {
 		return nil, err
 	}
 	// Signatures are checked here, on the caller's time.
-	a.mu.RLock()
-	before, refusals := a.ring, a.refusals
-	a.mu.RUnlock()
 	proven := a.cfg.Universe.Prove(batch, a.judge(before, except))
-	if next, _ := before.Merge(proven); next != before {
+	if next, report := before.Merge(proven); next != before {
 		var failed error
 		err = a.do(ctx, func() {
 			if a.refusals != refusals { // a promise made meanwhile covers this, too
 				proven = a.cfg.Universe.Prove(batch, a.judge(a.ring, except))
 			}
-			failed = a.absorb(proven)
+			if a.refusals != refusals || a.ring != before || a.storeErr != nil {
+				if failed = a.reloaded(); failed != nil {
+					return
+				}
+				before = a.ring
+				next, report = before.Merge(proven)
+			}
+			failed = a.absorb(before, next, report)
 		})
 		err = errors.Join(err, failed)
 	}
@@ -66,15 +83,16 @@ func leftOut(rejected []ring.Rejection) error {
 	return fmt.Errorf("%d entries left out, the first one: %w", len(rejected), rejected[0].Err)
 }
 
-// absorb merges what others wrote.
-func (a *Allocator) absorb(p ring.Proven) error {
+// reloaded makes sure that what this node believes is what is stored.
+func (a *Allocator) reloaded() error {
 	if a.storeErr != nil {
-		if err := a.reload(); err != nil {
-			return err
-		}
+		return a.reload()
 	}
-	old := a.ring
-	next, report := old.Merge(p)
+	return nil
+}
+
+// absorb makes what came of merging what others wrote this node's.
+func (a *Allocator) absorb(old, next *ring.Ring, report ring.Report) error {
 	for _, c := range report.Conflicts {
 		a.log.Error("a block was granted twice", "block", c.Lost.Block(), "peer", c.Lost.Grantor(), "to", c.Held.Owner(),
 			"not", c.Lost.Owner())
@@ -162,7 +180,20 @@ func (a *Allocator) publish(next *ring.Ring, report ring.Report, opens map[ring.
 	a.setRing(next)
 	a.mu.Unlock()
 	a.notify()
-	a.cfg.Network.Changed()
+	a.cfg.Network.Changed(a.news(report))
+}
+
+// mostNews is how many grants are worth telling by themselves.
+const mostNews = 4
+
+// news is a change of this node's own making, for others to merge without asking. What came from others is passed on by
+// whoever brought it.
+func (a *Allocator) news(report ring.Report) []byte {
+	own := func(g *ring.Grant) bool { return g.Grantor() == a.self }
+	if len(report.Added) == 0 || len(report.Added) > mostNews || !slices.ContainsFunc(report.Added, own) {
+		return nil
+	}
+	return a.ring.Proof(report.Added)
 }
 
 // cool says when own blocks that were taken over just now may be used. Of a member that nobody heard for long the
@@ -186,7 +217,7 @@ func (a *Allocator) cool(report ring.Report) map[ring.ID]time.Time {
 func (a *Allocator) late() []space.Late {
 	var late []space.Late
 	for _, run := range a.ring.Runs() {
-		if from, taken := a.opens[run.Grant]; taken && run.Owner == a.self && run.Block.Addr().Is4() {
+		if from, taken := a.opens[run.Grant]; taken && run.Owner == a.self {
 			late = append(late, space.Late{Block: run.Block, From: from})
 		}
 	}

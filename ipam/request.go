@@ -258,9 +258,13 @@ func (a *Allocator) askFor(ctx context.Context, id peer.ID, requests map[peer.ID
 	return lackNothing
 }
 
-// owned counts this node's addresses.
-func (a *Allocator) owned() int {
+// owned counts this node's atoms.
+func (a *Allocator) owned() (n int) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return addresses(a.blocks[a.self])
+	for _, b := range untwinned(a.blocks[a.self]) {
+		from, to, _ := a.cfg.Universe.Range(b)
+		n += to - from
+	}
+	return n
 }

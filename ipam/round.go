@@ -35,7 +35,7 @@ func (m *remover) propose(ctx context.Context, named []ring.Named, forced bool) 
 	var failed error
 	err := a.do(ctx, func() {
 		number := max(a.ring.Number(), m.seen)
-		if a.promised != nil {
+		if a.promised != nil && !a.cfg.Weaken.has(WithoutNumbers) {
 			number = max(number, a.promised.Number())
 		}
 		if r.p, failed = ring.Propose(a.cfg.Universe, a.cfg.Signer, number+1, named); failed != nil {
@@ -78,15 +78,14 @@ func (m *remover) ask(ctx context.Context, r *round) (waits []peer.ID) {
 // askOne asks one member and takes over what it knows, before its promise counts.
 func (m *remover) askOne(ctx context.Context, r *round, id peer.ID, survivor bool) {
 	a := m.a
-	req := promiseRequest{r.p.Raw(), a.current().Digest(), a.cfg.Roster.Summary()}
-	b, err := a.cfg.Network.Call(ctx, id, methodPromise, req.encode())
+	answer, err := m.question(ctx, r, id, nil)
+	if err == nil && answer.verdict == verdictUnproven && answer.summary != nil {
+		if delta := a.cfg.Roster.Delta(answer.summary); len(delta) > 0 {
+			answer, err = m.question(ctx, r, id, delta)
+		}
+	}
 	if err != nil {
 		a.log.Debug("no answer to a removal", "peer", id, "err", err)
-		return
-	}
-	answer, err := parsePromiseAnswer(b)
-	if err != nil {
-		a.log.Warn("unreadable answer to a removal", "peer", id, "err", err)
 		return
 	}
 	if answer.ring != nil && survivor {
@@ -112,6 +111,17 @@ func (m *remover) askOne(ctx context.Context, r *round, id peer.ID, survivor boo
 		m.comeBack(r, id, answer)
 	case verdictUnproven, verdictUnknown:
 	}
+}
+
+// question is one question with its answer.
+func (m *remover) question(ctx context.Context, r *round, id peer.ID, delta []byte) (promiseAnswer, error) {
+	a := m.a
+	req := promiseRequest{r.p.Raw(), a.current().Digest(), a.cfg.Roster.Summary(), delta}
+	b, err := a.cfg.Network.Call(ctx, id, methodPromise, req.encode())
+	if err != nil {
+		return promiseAnswer{}, err
+	}
+	return parsePromiseAnswer(b)
 }
 
 // beat gives way to a higher number. That somebody has promised one is believed only if an issuer signed it: otherwise
@@ -176,7 +186,7 @@ func (m *remover) finish(ctx context.Context, r *round, waits []peer.ID) (done b
 			}
 		}
 		lends := a.phase == phaseConfirmed || r.forced && a.phase != phaseStopped && a.phase != phaseLeft
-		if a.promised == nil || a.promised.ID() != r.p.ID() || !lends { // a higher one was promised meanwhile
+		if !a.stands(r.p) || !lends { // a higher one was promised meanwhile
 			r.lose()
 			return
 		}
@@ -224,7 +234,15 @@ func (a *Allocator) forget(p *ring.Proposal) {
 func (a *Allocator) leads(p *ring.Proposal) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return a.promised != nil && a.promised.ID() == p.ID() && a.ring.Number() < p.Number()
+	return a.stands(p) && a.ring.Number() < p.Number()
+}
+
+// stands reports whether a proposal of this node's is the last one that it promised; on Run's goroutine, or mu is held.
+func (a *Allocator) stands(p *ring.Proposal) bool {
+	if a.cfg.Weaken.has(WithoutNumbers) && a.promised != nil {
+		return a.promised.Number() <= p.Number()
+	}
+	return a.promised != nil && a.promised.ID() == p.ID()
 }
 
 // yes counts a promise.

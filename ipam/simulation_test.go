@@ -43,13 +43,13 @@ func (l *ledger) releasing(n *node, container string) {
 func (l *ledger) check(t testing.TB, c *cluster) {
 	t.Helper()
 	for _, n := range c.nodes {
-		st, err := load(n.disk.copy(), c.u, linked6)
+		st, err := load(n.disk.copy(), c.u, c.linked())
 		if err != nil {
 			t.Fatal(err)
 		}
 		have := make(map[string]netip.Addr)
 		for _, claim := range st.claims {
-			have[n.name+" "+claim.Container] = claim.V4
+			have[n.name+" "+claim.Container] = claim.Addr()
 		}
 		for key, addr := range l.have {
 			if strings.HasPrefix(key, n.name+" ") && have[key] != addr {
@@ -70,7 +70,11 @@ func TestRandomLives(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			members := 3 + seed%5
 			simulate(t, func(t *testing.T) *cluster {
-				c := newCluster(t, members, "10.0.0.0/22", 28)
+				pool, atomBits := "10.0.0.0/22", 28
+				if seed%5 == 4 {
+					pool, atomBits = "fd00:1:2:3:4::/118", 124
+				}
+				c := newCluster(t, members, pool, atomBits)
 				c.rand = rand.New(rand.NewPCG(uint64(seed), 0))
 				c.loss, c.delay = 0.1, 200*time.Millisecond
 				for _, n := range c.nodes[2:] {
@@ -93,7 +97,7 @@ func randomLife(t *testing.T, c *cluster) {
 		switch k := c.intn(20); {
 		case k < 9:
 			if claim, err := n.claim(container, 5*time.Second); err == nil {
-				l.given(t, n, container, claim.V4)
+				l.given(t, n, container, claim.Addr())
 			}
 		case k < 10: // an address by name, so that blocks are not only used from below
 			a := n.up()
@@ -102,12 +106,12 @@ func randomLife(t *testing.T, c *cluster) {
 			}
 			block := a.Status().Blocks[0]
 			addr := block.Addr()
-			for range c.intn(1 << (32 - block.Bits())) {
+			for range c.intn(1 << (block.Addr().BitLen() - block.Bits())) {
 				addr = addr.Next()
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			if claim, err := a.Claim(ctx, Request{Container: addr.String(), IfName: "eth0", Address: addr}); err == nil {
-				l.given(t, n, addr.String(), claim.V4)
+				l.given(t, n, addr.String(), claim.Addr())
 			}
 			cancel()
 		case k < 13:
@@ -214,7 +218,7 @@ func TestCrashAtEveryTransaction(t *testing.T) {
 					until(n.name+" claims", func() error {
 						claim, err := n.claim(container, 20*time.Second)
 						if err == nil {
-							l.given(t, n, container, claim.V4)
+							l.given(t, n, container, claim.Addr())
 						}
 						return err
 					})
@@ -274,7 +278,7 @@ func TestAnHourOfPartition(t *testing.T) {
 		l := &ledger{have: make(map[string]netip.Addr)}
 		claim := func(n *node, container string) {
 			if claim, err := n.claim(container, time.Minute); err == nil {
-				l.given(t, n, container, claim.V4)
+				l.given(t, n, container, claim.Addr())
 			} else if !errors.Is(err, ErrNoAddress) {
 				t.Errorf("%s: %v", n.name, err)
 			}
@@ -314,7 +318,7 @@ func TestAWholeClusterStartsInAnyOrder(t *testing.T) {
 	simulate(t, sized(4, "10.0.0.0/22", 28), func(t *testing.T, c *cluster) {
 		l := &ledger{have: make(map[string]netip.Addr)}
 		for _, n := range c.nodes {
-			l.given(t, n, "pod", n.mustClaim("pod").V4)
+			l.given(t, n, "pod", n.mustClaim("pod").Addr())
 		}
 		for round := range 4 {
 			c.stop()
@@ -324,7 +328,7 @@ func TestAWholeClusterStartsInAnyOrder(t *testing.T) {
 			}
 			time.Sleep(10 * time.Second)
 			for _, n := range c.nodes {
-				l.given(t, n, "pod", n.mustClaim("pod").V4)
+				l.given(t, n, "pod", n.mustClaim("pod").Addr())
 				if s := n.up().Status(); s.State != StateReady {
 					t.Errorf("%s: %+v", n.name, s)
 				}
@@ -415,10 +419,10 @@ func TestClaimsInParallel(t *testing.T) {
 						continue
 					}
 					mu.Lock()
-					if seen[claim.V4] {
-						t.Errorf("%s given twice", claim.V4)
+					if seen[claim.Addr()] {
+						t.Errorf("%s given twice", claim.Addr())
 					}
-					seen[claim.V4] = true
+					seen[claim.Addr()] = true
 					mu.Unlock()
 				}
 			})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"weft/ipam/space"
 	"weft/mesh/peer"
 )
 
@@ -24,13 +25,14 @@ const maxNames = 8
 // Status is a snapshot for people.
 type Status struct {
 	State       string
+	Full        bool           // it has nothing to give, and waits for space alone
 	Confirmed   bool           // it has heard a quorum since its start, so it lends too
 	Reason      string         // a sentence; empty when ready and all is well
 	WaitsFor    []peer.ID      // voters that have not answered since the start, while that matters
-	Blocks      []netip.Prefix // own, IPv4
+	Blocks      []netip.Prefix // own, without linked IPv6
 	Used        int            // own addresses that are in use, the host's included
 	Free        int            // own addresses that may be given now or after their rest
-	Unreachable int            // IPv4 addresses in blocks of members that are not alive
+	Unreachable int            // addresses in blocks of members that are not alive
 	Reclaims    []Reclaim      // of removed members whose blocks nobody has taken over yet, by ID
 }
 
@@ -44,14 +46,10 @@ func (a *Allocator) Status() Status {
 	defer a.mu.RUnlock()
 	s := Status{State: StateReady, Confirmed: a.phase == phaseConfirmed, Reclaims: reclaims}
 	s.Used, s.Free = a.space.Count()
-	for _, b := range a.blocks[a.self] {
-		if b.Addr().Is4() {
-			s.Blocks = append(s.Blocks, b)
-		}
-	}
+	s.Blocks = untwinned(a.blocks[a.self])
 	for _, p := range peers {
 		if p.State == peer.Dead || p.State == peer.Removed {
-			s.Unreachable += addresses(a.blocks[p.ID])
+			s.Unreachable = min(s.Unreachable+addresses(a.blocks[p.ID]), space.Many)
 		}
 	}
 	if a.phase == phaseStarting || a.phase == phaseUnconfirmed {
@@ -65,7 +63,7 @@ func (a *Allocator) Status() Status {
 	case a.phase == phaseStopped:
 		s.State, s.Reason = StateWaiting, a.stopped
 	case a.phase == phaseLeft:
-		s.State, s.Reason = StateWaiting, "has handed back its space to leave"
+		s.State, s.Reason = StateWaiting, leftReason
 	case a.problem != "":
 		s.State, s.Reason = StateWaiting, a.problem
 	case a.phase == phaseStarting:
@@ -73,12 +71,12 @@ func (a *Allocator) Status() Status {
 	case a.phase == phaseUnconfirmed:
 		s.State, s.Reason = StateUnconfirmed, heard
 	case !some:
-		s.State, s.Reason = StateWaiting, a.lacking(peers)
+		s.State, s.Full, s.Reason = StateWaiting, true, a.lacking(peers)
 	}
 	if s.Reason == "" {
 		if strays := a.strays(); len(strays) > 0 {
 			s.Reason = fmt.Sprintf("%d addresses in use are not in this node's blocks any more, the first one is %s of %s",
-				len(strays), strays[0].V4, strays[0].Container)
+				len(strays), strays[0].Addr(), strays[0].Container)
 		}
 	}
 	return s

@@ -8,7 +8,6 @@ import (
 
 	"weft/crypto/tlv"
 	"weft/ipam/ring"
-	"weft/ipam/space"
 	"weft/mesh/peer"
 )
 
@@ -36,6 +35,8 @@ const (
 	tagClaimNetwork   = 7
 	tagClaimInode     = 8
 	tagClaimAliases   = 9
+	tagClaimMTU       = 10
+	tagClaimMAC       = 11
 
 	tagHeardIncarnation = 1
 	tagHeardStart       = 2
@@ -255,10 +256,16 @@ func putClaim(c claim) Op {
 	v = tlv.AppendString(v, tagClaimNetwork, c.Network)
 	v = tlv.AppendUint64(v, tagClaimInode, c.Inode)
 	v = tlv.AppendString(v, tagClaimAliases, c.Aliases)
-	return Op{tableClaim, c.V4.AsSlice(), v}
+	if c.MTU != 0 {
+		v = tlv.AppendUint64(v, tagClaimMTU, uint64(c.MTU))
+	}
+	if c.MAC != "" {
+		v = tlv.AppendString(v, tagClaimMAC, c.MAC)
+	}
+	return Op{tableClaim, c.Addr().AsSlice(), v}
 }
 
-func deleteClaim(c claim) Op { return Op{Table: tableClaim, Key: c.V4.AsSlice()} }
+func deleteClaim(c claim) Op { return Op{Table: tableClaim, Key: c.Addr().AsSlice()} }
 
 func parseClaim(key, value []byte, linked netip.Prefix) (claim, error) {
 	var c claim
@@ -266,10 +273,11 @@ func parseClaim(key, value []byte, linked netip.Prefix) (claim, error) {
 	if err != nil {
 		return c, err
 	}
-	if c.V4, err = parseAddr(key); err != nil {
+	addr, err := parseAddr(key)
+	if err != nil {
 		return c, err
 	}
-	c.V6 = space.Linked(linked, c.V4)
+	c.Claim = c.at(addr, linked)
 	c.host = r.Bool(tagClaimHost)
 	c.Container = r.String(tagClaimContainer, maxText)
 	c.IfName = r.String(tagClaimIfName, maxText)
@@ -279,6 +287,8 @@ func parseClaim(key, value []byte, linked netip.Prefix) (claim, error) {
 	c.Network = r.String(tagClaimNetwork, maxText)
 	c.Aliases = r.String(tagClaimAliases, maxText)
 	c.Inode = r.Uint64(tagClaimInode)
+	c.MTU = int(min(r.Uint64(tagClaimMTU), 1<<16))
+	c.MAC = r.String(tagClaimMAC, maxText)
 	if !c.host && c.Container == "" {
 		r.Fail(errors.New("a claim of nobody"))
 	}
@@ -330,10 +340,11 @@ func parseServed(value []byte) (served, error) {
 }
 
 func parseAddr(key []byte) (netip.Addr, error) {
-	if len(key) != 4 {
-		return netip.Addr{}, fmt.Errorf("an IPv4 address of %d bytes", len(key))
+	addr, ok := netip.AddrFromSlice(key)
+	if !ok || addr.Is4In6() {
+		return netip.Addr{}, fmt.Errorf("an address of %d bytes", len(key))
 	}
-	return netip.AddrFrom4([4]byte(key)), nil
+	return addr, nil
 }
 
 func parsePeer(key []byte) (peer.ID, error) {

@@ -26,7 +26,7 @@ func values(t testing.TB, c *cluster) []Op {
 	p := proposal(t, c, 5)
 	held := claim{Claim: Claim{
 		V4: addrOf("10.32.0.2"), Container: "c1", IfName: "eth0", NetNS: "/run/netns/x", Pod: "default/p",
-		Created: time.Unix(1_700_000_000, 5).UTC(),
+		MTU: 1300, MAC: "02:00:5e:10:00:07", Created: time.Unix(1_700_000_000, 5).UTC(),
 	}}
 	return []Op{
 		putFormat(), putIncarnation(7), putStopped("its disk was set back"), putClaim(held),
@@ -52,7 +52,7 @@ func TestStoredValuesReadBack(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	if got := st.claims[0]; !got.host || got.Pod != "default/p" || got.V6 != addrOf("fd12:3456:789a::a20:2") ||
-		!got.Created.Equal(time.Unix(1_700_000_000, 5)) {
+		!got.Created.Equal(time.Unix(1_700_000_000, 5)) || got.MTU != 1300 || got.MAC != "02:00:5e:10:00:07" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -110,9 +110,11 @@ func FuzzMessage(f *testing.F) {
 	f.Add(spareAnswer{0, lackSpace, []byte("ring")}.encode())
 	f.Add(grantRequest{requestID{1}}.encode())
 	f.Add(grantAnswer{[]byte("ring"), lackNothing}.encode())
-	f.Add(push{[]byte("ring"), []byte("roster")}.encode())
+	f.Add(push{ring: []byte("ring"), roster: []byte("roster")}.encode())
+	f.Add(push{heard: []heard{{peer.ID{1}, start{2, 3}}}}.encode())
 	f.Add(pushAnswer{[]byte("summary")}.encode())
-	f.Add(promiseRequest{[]byte("proposal"), []byte("digest"), []byte("summary")}.encode())
+	f.Add(promiseRequest{[]byte("proposal"), []byte("digest"), []byte("summary"), []byte("delta")}.encode())
+	f.Add(promiseAnswer{verdict: verdictUnproven, summary: []byte("summary")}.encode())
 	f.Add(promiseAnswer{
 		verdict: verdictYes, ring: []byte("ring"), roster: []byte("roster"), idle: true,
 		joining: []peer.Info{{ID: peer.ID{1}, JoinSeq: 7, Ephemeral: true}},

@@ -92,6 +92,29 @@ func (a *Allocator) Force(ctx context.Context, nodes []peer.ID) error {
 // forceLook is how often Force looks whether it is done.
 const forceLook = 100 * time.Millisecond
 
+// ForcedRemoval is a removal that was finished by force: what a survivor that was not heard got from the member may have
+// been given away twice.
+type ForcedRemoval struct {
+	Node peer.ID
+	By   peer.ID // the issuer
+	View uint64
+}
+
+// ForcedRemovals lists, oldest first, the removals that were finished by force, as every member has them in its ring: for
+// as long as the records are kept, which is longer than anybody will look for the cause of a trouble.
+func (a *Allocator) ForcedRemovals() (all []ForcedRemoval) {
+	listed := make(peer.Set)
+	for _, v := range a.current().Views() {
+		for _, n := range v.Removed() {
+			if v.Forced() && !listed.Has(n.Node) {
+				listed.Add(n.Node)
+				all = append(all, ForcedRemoval{n.Node, v.Writer(), v.Number()})
+			}
+		}
+	}
+	return all
+}
+
 // RosterChanged tells the allocator to look at the roster soon. It returns at once.
 func (a *Allocator) RosterChanged() {
 	select {
@@ -100,11 +123,12 @@ func (a *Allocator) RosterChanged() {
 	}
 }
 
-// Incarnation is the newest start of a member that this node has heard of; 0 when it has heard of none.
+// Incarnation is the newest start of a member that this node knows of, for who signs a removal. Everybody has started once,
+// and a member's first start is told to nobody: whoever has heard of none signs up to that one, and not beyond.
 func (a *Allocator) Incarnation(id peer.ID) uint64 {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return a.heard[id].incarnation
+	return max(1, a.heard[id].incarnation)
 }
 
 // Strays lists claims outside of this node's blocks: their addresses belong to somebody else now, and their pods have to

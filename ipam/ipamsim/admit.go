@@ -132,7 +132,7 @@ func (a *admission) round() {
 func (a *admission) ask(voter *Machine) {
 	w, commit, r := a.w, a.agreed, a.sponsor.roster
 	w.carry(a.sponsor, voter, "join", r.size(), func() {
-		if a.done || voter.now == nil || !voter.member || voter.roster.removed(a.sponsor.key.id) || voter.roster.removed(a.joiner.key.id) {
+		if a.done || voter.now == nil || !voter.member || voter.now.alloc.Leaving() || voter.roster.removed(a.sponsor.key.id) || voter.roster.removed(a.joiner.key.id) {
 			return
 		}
 		if commit {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/ipam"
@@ -37,6 +38,10 @@ type audit struct {
 	holders []*Machine        // per atom: who was last seen to own it, confirmed
 	entries map[place]written // every entry that ever was
 	rivals  string            // why there may be rivals
+
+	removing []*Machine     // voters whose removal is not complete in anybody's eyes
+	complete peer.Set       // those for whom it is
+	told     map[place]bool // entries that a member other than their writer had before the writer's removal was complete
 }
 
 // place is where an entry stands.
@@ -70,6 +75,7 @@ func (a *audit) init(w *World) {
 	a.w = w
 	a.holders = make([]*Machine, w.universe.Atoms())
 	a.entries = make(map[place]written)
+	a.complete, a.told = make(peer.Set), make(map[place]bool)
 }
 
 func (a *audit) fail(format string, args ...any) {
@@ -82,7 +88,8 @@ func (a *audit) fail(format string, args ...any) {
 // started looks at a machine that has read its disk.
 func (a *audit) started(m *Machine) {
 	v := &m.view
-	if !v.forever && v.removed != Stolen { // a thief need not follow any rule
+	// A thief need not follow any rule. A first start asks nobody: its join was the quorum, and a removal meanwhile was wrong.
+	if !v.forever && v.removed != Stolen && (v.removed == 0 || len(m.lives) > 1) {
 		v.tainted = ""
 	}
 	v.confirmed, v.claims, v.runs, v.fresh, v.running = false, nil, nil, true, false
@@ -108,7 +115,10 @@ func (a *audit) stopped(m *Machine) { m.view.confirmed = false }
 // removed is told of a removal before anybody knows of it.
 func (a *audit) removed(m *Machine, reason Reason) {
 	m.view.removed = reason
-	if reason != Left && (m.now != nil || reason == Stolen) {
+	if x, ok := a.w.everybody().member(m.key.id); ok && x.voter && reason != Left {
+		a.removing = append(a.removing, m) // of who has no vote and no blocks nobody completes anything
+	}
+	if reason != Left && (m.now != nil || reason == Stolen || len(m.lives) == 0) {
 		m.view.tainted = "removed while it may run"
 	}
 }
@@ -151,6 +161,33 @@ func (a *audit) see(m *Machine) {
 	}
 	v.runs = runs
 	a.seeRing(m, runs, was || v.confirmed)
+	a.seeComplete(m)
+}
+
+// seeComplete notes whose removal is complete in a machine's eyes: it knows the view.
+func (a *audit) seeComplete(m *Machine) {
+	if len(a.removing) == 0 {
+		return
+	}
+	fenced := m.fenced()
+	a.removing = slices.DeleteFunc(a.removing, func(x *Machine) bool {
+		if fenced.Has(x.key.id) {
+			a.complete.Add(x.key.id)
+		}
+		return fenced.Has(x.key.id)
+	})
+}
+
+// seeLate judges an entry whose writer may have been removed.
+func (a *audit) seeLate(m *Machine, i int, at place, e entry) {
+	switch {
+	case e.grantor == m.key.id || m.view.removed != 0 || a.told[at]:
+	case !a.complete.Has(e.grantor):
+		a.told[at] = true
+	case a.rivals == "" && m.view.tainted == "" && m.fenced().Has(e.grantor):
+		a.fail("I11: %s takes atom %d from %s to %s in %d.%d, which nobody had before the removal was complete", m, i, a.name(e.grantor),
+			a.name(e.owner), e.view, e.seq)
+	}
 }
 
 // trusted reports whether I1 holds for a machine.
@@ -196,6 +233,7 @@ func (a *audit) seeEntry(m *Machine, i int, old, e entry, first, confirmed bool)
 	if e.seq == 0 && e.view == 0 {
 		return
 	}
+	a.seeLate(m, i, at, e)
 	known, ok := a.entries[at]
 	switch {
 	case !ok:
@@ -274,6 +312,13 @@ func (a *audit) name(id peer.ID) (name string) {
 		}
 	})
 	return name
+}
+
+func (a *audit) names(ids peer.Set) (all string) {
+	for _, id := range ids.Sorted() {
+		all += a.name(id) + " "
+	}
+	return strings.TrimSpace(all)
 }
 
 // logger writes an allocator's words where the World's go.

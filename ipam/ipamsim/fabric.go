@@ -182,7 +182,8 @@ func (w *World) oneOf(id peer.ID) *Machine {
 	return nil
 }
 
-// gossip compares one machine's state with that of others: the roster travels whole, the ring as a digest first.
+// gossip compares one machine's state with that of others: the roster travels whole, the ring as a digest first, then as what
+// the other one lacks.
 func (w *World) gossip(m *Machine, others int) {
 	if m.now == nil || !m.member {
 		return
@@ -208,7 +209,7 @@ func (w *World) Meet(a, b *Machine) {
 
 // compare sends what m has to one machine, as little of it as will do.
 func (w *World) compare(m, to *Machine) {
-	r, digest := m.roster, m.now.alloc.Digest()
+	r, digest, summary := m.roster, m.now.alloc.Digest(), m.now.alloc.Summary()
 	w.carry(m, to, "digest", r.size()+len(digest), func() {
 		if to.now == nil || !to.member {
 			return
@@ -219,12 +220,12 @@ func (w *World) compare(m, to *Machine) {
 			if m.index%2 == 0 || m.now == nil {
 				return
 			}
-			w.hand(m, to, false)
+			w.hand(m, to, nil, false)
 			return
 		}
 		w.learn(to, r)
 		if !bytes.Equal(to.now.alloc.Digest(), digest) {
-			w.hand(to, m, true)
+			w.hand(to, m, summary, true)
 		} else if to.roster != r {
 			w.tell(to, m)
 		}
@@ -241,10 +242,11 @@ func (w *World) tell(from, to *Machine) {
 	})
 }
 
-// hand sends the whole state; back asks for the other's in return.
-func (w *World) hand(from, to *Machine, back bool) {
-	r, digest, snapshot := from.roster, from.now.alloc.Digest(), bytes.Clone(from.now.alloc.Snapshot())
-	w.carry(from, to, "state", r.size()+len(snapshot), func() {
+// hand sends what the other's state lacks, going by the summary that came from it; back asks for the same in return.
+func (w *World) hand(from, to *Machine, summary []byte, back bool) {
+	r, digest, own := from.roster, from.now.alloc.Digest(), from.now.alloc.Summary()
+	delta := bytes.Clone(from.now.alloc.Delta(summary))
+	w.carry(from, to, "state", r.size()+len(delta)+len(own), func() {
 		l := to.now
 		if l == nil || !to.member {
 			return
@@ -256,12 +258,12 @@ func (w *World) hand(from, to *Machine, back bool) {
 			return
 		}
 		l.wg.Go(func() {
-			if err := l.alloc.Merge(snapshot); err != nil { // what is left out comes again: the digests still differ
+			if err := l.alloc.Merge(delta); err != nil { // what is left out comes again: the digests still differ
 				w.logf("%s leaves out a part of the state of %s: %v", to, from, err)
 			}
 			l.post("merged", from.index, 0, func() {
 				if back && from.now != nil {
-					w.hand(to, from, false)
+					w.hand(to, from, own, false)
 				}
 			})
 		})

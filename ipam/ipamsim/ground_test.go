@@ -22,7 +22,7 @@ type ground struct {
 func story(t *testing.T, voters int, s ipamsim.Setup, play func(g *ground)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		if testing.Verbose() {
+		if testing.Verbose() && !*full { // of crowds only the figures are of interest
 			s.Log = t.Logf
 		}
 		w, err := ipamsim.New(s)

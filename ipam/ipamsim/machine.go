@@ -240,7 +240,7 @@ func (l *life) post(kind string, to int, content uint64, run func()) {
 }
 
 // Changed lets others learn soon of the new state.
-func (l *life) Changed() {
+func (l *life) Changed([]byte) {
 	l.post("changed", l.m.index, 0, func() { l.m.w.hurry(l.m) })
 }
 

@@ -25,12 +25,14 @@ type Result struct {
 type Options struct {
 	Configure func(*ipam.Config)               // as in Setup
 	Lone      bool                             // as in Setup
+	Later     time.Duration                    // how long after the bubble's first moment the life begins
 	Log       func(format string, args ...any) // every step and message of the allocators; nil for silence
 }
 
 // Play plays a plan in a bubble of its own, makes all well in the end, and says what came of it.
 func Play(t *testing.T, p Plan, o Options) (r Result) {
 	synctest.Test(t, func(*testing.T) {
+		<-time.After(o.Later)
 		w, err := New(Setup{
 			Seed: p.Seed, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10}), p.Bits), Strict: p.Strict, Weather: p.Weather,
 			Gossip: p.Gossip, Configure: o.Configure, Lone: o.Lone, Log: o.Log,
@@ -147,8 +149,8 @@ func (w *World) do(s Step) {
 		}
 	case DoLeave:
 		if m.now != nil && w.canSpare(m) {
-			for _, container := range slices.Sorted(maps.Keys(m.Told)) {
-				w.Release(m, container)
+			for i, container := range slices.Sorted(maps.Keys(m.Told)) { // two at once may come in either order
+				w.after(time.Duration(i)*time.Millisecond, func() { w.Release(m, container) })
 			}
 			w.after(time.Second, func() { w.Leave(m) })
 		}
@@ -188,9 +190,11 @@ func (w *World) startAny(i int) {
 	}
 }
 
+// startAll starts all that are down, one after the other: whoever runs looks at once who is up.
 func (w *World) startAll() {
 	for _, m := range w.machines {
 		w.Start(m)
+		w.settle()
 	}
 }
 

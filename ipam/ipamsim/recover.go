@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -21,6 +22,10 @@ const (
 // is confirmed, all know the same, nothing is owned by who was removed, and everybody gives addresses while there are
 // any.
 func (w *World) Recover() {
+	w.settle() // what the last step began may still meet the end of a disk
+	if w.audit.err != nil {
+		return
+	}
 	w.logf("all is well from here on")
 	w.mending, w.recovering = true, w.Now()
 	w.Heal()
@@ -38,7 +43,7 @@ func (w *World) Recover() {
 		}
 	}
 	w.startAll()
-	if !w.viable(w.everybody(), nil) {
+	if !w.viable() {
 		return // too few are left, by force or by copies
 	}
 	next := w.Now()
@@ -51,7 +56,7 @@ func (w *World) Recover() {
 		return w.unwell() == ""
 	})
 	if !well {
-		if w.viable(w.everybody(), nil) { // a voter that was agreed on and never came may have tipped the scales
+		if w.viable() { // a voter that was agreed on and never came may have tipped the scales
 			w.audit.fail("I13: after %s of a whole network %s", recoverWithin, w.unwell())
 		}
 		return
@@ -73,7 +78,7 @@ func (w *World) bury() {
 		return
 	}
 	for _, m := range w.machines {
-		if all.knows(m) && (m.retired || m.view.forever || m.expelled()) {
+		if all.knows(m) && (m.retired || m.view.forever || m.now != nil && m.now.alloc.Leaving()) {
 			w.Remove(at, Stolen, m)
 		}
 	}
@@ -98,7 +103,7 @@ func (w *World) unwell() string {
 		return "nobody is up"
 	}
 	for _, m := range w.machines {
-		if m.now == nil || m.view.forever || all.removed(m.key.id) || m.expelled() {
+		if m.now == nil || m.view.forever || all.removed(m.key.id) {
 			continue
 		}
 		if !m.view.confirmed {
@@ -117,17 +122,14 @@ func (w *World) unwell() string {
 		} else if !bytes.Equal(first.now.alloc.Digest(), m.now.alloc.Digest()) {
 			return fmt.Sprintf("%s and %s know different owners", first, m)
 		}
+		if fenced := m.fenced(); first != m && !maps.Equal(first.fenced(), fenced) {
+			return fmt.Sprintf("to %s the removal of %s is complete, to %s that of %s", first, w.audit.names(first.fenced()), m, w.audit.names(fenced))
+		}
 	}
 	if first == nil {
 		return "nobody is up"
 	}
 	return ""
-}
-
-// expelled reports whether a machine believes that it was removed. When the one who said so was removed by others at the
-// same time, they have not heard of it.
-func (m *Machine) expelled() bool {
-	return m.now != nil && !m.view.confirmed && m.now.alloc.Status().State == ipam.StateRemoved
 }
 
 // reclaims is what a machine says of removals.
@@ -151,7 +153,7 @@ func (m *Machine) reclaims() string {
 func (w *World) claimAll() {
 	waiting, all := 0, w.living()
 	for _, m := range w.machines {
-		if m.now == nil || m.view.forever || all.removed(m.key.id) || m.expelled() {
+		if m.now == nil || m.view.forever || all.removed(m.key.id) {
 			continue
 		}
 		waiting++

@@ -100,33 +100,52 @@ func (w *World) everybody() *roster {
 }
 
 // canSpare reports whether the cluster can go on without a machine for good: those who can still come back are a quorum
-// of the voters that were not fenced yet, and one of them can sign removals.
+// of the voters that were not fenced yet, in everybody's eyes, and one of them can sign removals.
 func (w *World) canSpare(m *Machine) bool {
 	all := w.everybody()
-	return all.knows(m) && w.viable(all, m)
+	if !all.knows(m) {
+		return false
+	}
+	quorums, ballots := w.quorums(all, m)
+	return ballots > 0 && quorums == ballots
 }
 
-// viable asks each of those who can come back, for they may not agree yet on whose removal is complete.
-func (w *World) viable(all *roster, without *Machine) bool {
+// viable reports whether those who can come back are enough to go on: a quorum in the eyes of one of them, who tells the
+// others what makes it one.
+func (w *World) viable() bool {
+	quorums, _ := w.quorums(w.everybody(), nil)
+	return quorums > 0
+}
+
+// quorums asks each of those who can come back, for they may not agree yet on whose removal is complete. Without an issuer
+// among them nobody is asked.
+func (w *World) quorums(all *roster, without *Machine) (quorums, ballots int) {
 	back := make(peer.Set)
-	ballots := []peer.Set{nil} // whose removal is complete, in somebody's eyes
+	var fenced []peer.Set
 	issuers := 0
 	for _, m := range w.machines {
-		if m.member && !m.retired && !m.view.forever && all.knows(m) && (without == nil || m.key.id != without.key.id) {
-			back.Add(m.key.id)
-			if x, ok := all.member(m.key.id); ok && x.issuer {
-				issuers++
-			}
-			if fenced := m.fenced(); m.now != nil {
-				ballots = append(ballots, fenced)
-			}
+		if !m.member || m.retired || m.view.forever || !all.knows(m) || without != nil && m.key.id == without.key.id {
+			continue
+		}
+		back.Add(m.key.id)
+		if x, ok := all.member(m.key.id); ok && x.issuer {
+			issuers++
+		}
+		if m.now != nil {
+			fenced = append(fenced, m.fenced())
 		}
 	}
-	if len(ballots) > 1 {
-		ballots = ballots[1:]
+	switch {
+	case issuers == 0:
+		return 0, 0
+	case len(fenced) == 0:
+		fenced = []peer.Set{nil}
 	}
-	return issuers > 0 && !slices.ContainsFunc(ballots, func(fenced peer.Set) bool {
-		voters := slices.DeleteFunc(all.allVoters(), func(v peer.Voter) bool { return fenced.Has(v.ID) })
-		return !peer.Quorum(voters, back)
-	})
+	for _, f := range fenced {
+		voters := slices.DeleteFunc(all.allVoters(), func(v peer.Voter) bool { return f.Has(v.ID) })
+		if peer.Quorum(voters, back) {
+			quorums++
+		}
+	}
+	return quorums, len(fenced)
 }

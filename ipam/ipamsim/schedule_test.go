@@ -428,8 +428,21 @@ func TestSchedule16HalvesRemoveEachOtherByForce(t *testing.T) {
 	})
 }
 
-// TestSchedule17ClocksAtOtherRates gives each machine waits of its own, as clocks that run faster or slower do. Wall
-// clocks reach ipam in one place, the time of a claim, which nothing reads: test/e2e shifts them.
+// TestSchedule17WallClocks plays lives at other dates: nothing in them may depend on it. (A bubble's clock cannot be set
+// while a life goes on.)
+func TestSchedule17WallClocks(t *testing.T) {
+	for seed := range uint64(20) {
+		p := ipamsim.Draw(seed)
+		now := ipamsim.Play(t, p, ipamsim.Options{})
+		for _, ahead := range []time.Duration{365 * 24 * time.Hour, 40 * 365 * 24 * time.Hour} {
+			if then := ipamsim.Play(t, p, ipamsim.Options{Later: ahead}); then.Text() != now.Text() {
+				t.Errorf("seed %d, %s later:\n%s\n%s", seed, ahead, now.Text(), then.Text())
+			}
+		}
+	}
+}
+
+// TestSchedule17ClocksAtOtherRates gives each machine waits of its own, as clocks that run faster or slower do.
 func TestSchedule17ClocksAtOtherRates(t *testing.T) {
 	rate := 0
 	s := ipamsim.Setup{Seed: 17, Configure: func(c *ipam.Config) {

@@ -10,6 +10,7 @@ import (
 
 	"weft/ipam"
 	"weft/ipam/ipamsim"
+	"weft/ipam/ring"
 )
 
 // A simulator that finds nothing wrong with wrong rules is broken itself. Each rule has a story here that holds with it,
@@ -28,7 +29,7 @@ func weakened(t *testing.T, rule ipam.Weakness, voters int, play func(g *ground)
 			continue
 		}
 		t.Log(err)
-		if name, _, _ := strings.Cut(err.Error(), ":"); name != "I1" && name != "I3" && name != "I4" && name != "I10" {
+		if name, _, _ := strings.Cut(err.Error(), ":"); name != "I1" && name != "I3" && name != "I4" && name != "I10" && name != "I11" {
 			t.Errorf("broken otherwise: %v", err)
 		}
 		return
@@ -248,6 +249,79 @@ func TestWeakenedRestraint(t *testing.T) { // R11
 		g.wait("a grant after the promise", 2*time.Minute, func() bool { return len(blocks(lender, poor)) > 0 && len(blocks(poor, poor)) > 0 })
 		release = true
 		g.Run(time.Minute)
+	})
+}
+
+// Two issuers remove the same member at once. One survivor's promise is the last that both wait for.
+func TestWeakenedNumbers(t *testing.T) { // R6
+	weakened(t, ipam.WithoutNumbers, 4, func(g *ground) {
+		victim, slow := g.n(4), g.n(3)
+		release := false
+		g.Fate = func(from, _ *ipamsim.Machine, kind string) ipamsim.Fate {
+			gossip := kind == state || kind == digest || kind == "ipam.push"
+			return ipamsim.Fate{Lost: gossip || from == slow && kind == answerPromise && !release}
+		}
+		g.Kill(victim)
+		g.Remove(g.n(0), ipamsim.ByHand, victim)
+		g.Remove(g.n(1), ipamsim.ByHand, victim)
+		g.Run(2 * time.Minute) // by then the second one has lost its patience with the first
+		release = true
+		g.Run(30 * time.Second)
+	})
+}
+
+// A survivor asks the removed one what it knows, shortly before it promises; the answer comes after all is complete.
+func TestWeakenedSyncRefusal(t *testing.T) { // R9
+	weakened(t, ipam.WithoutSyncRefusal, 4, func(g *ground) {
+		donor := g.n(0)
+		joiner := g.Join(g.n(1), false, nil)
+		g.Fate = func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			gossip := kind == state || kind == digest
+			return ipamsim.Fate{
+				Lost: from == donor && (gossip || kind == answerGrant) || from != donor && to == joiner && kind == "answer ipam.spare" ||
+					gossip && to == joiner,
+			}
+		}
+		g.lends(donor, joiner)
+		g.Kill(joiner)
+		known := g.Fate
+		g.Fate = func(from, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			f := known(from, to, kind)
+			if from == donor && to == joiner && kind == "answer ipam.sync" {
+				f.Late = 1800 * time.Millisecond
+			}
+			f.Lost = f.Lost || to == joiner && kind == "ipam.push"
+			return f
+		}
+		g.Start(joiner)
+		g.Run(20 * time.Millisecond)
+		g.Kill(donor)
+		for _, m := range []*ipamsim.Machine{g.n(1), joiner} { // it hears of it on some way
+			g.Remove(m, ipamsim.ByHand, donor)
+		}
+		g.Run(time.Minute)
+	})
+}
+
+// The key of the founder is stolen. After its removal the thief writes rivals of what the founder once gave away.
+func TestWeakenedRivals(t *testing.T) { // R9, I11
+	weakened(t, ipam.WithoutRefusal, 3, func(g *ground) {
+		thief, victim := g.n(0), g.n(2)
+		u, err := ring.NewUniverse([32]byte{1}, thief.ID(), []ring.Pool{{Prefix: netip.MustParsePrefix("10.0.0.0/22"), AtomBits: 28}})
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		rivals := ring.New(u)
+		for _, to := range []*ipamsim.Machine{thief, g.n(3)} {
+			if rivals, _, err = rivals.Grant(thief.Signer(), blocks(victim, victim)[0], to.ID()); err != nil {
+				g.t.Fatal(err)
+			}
+		}
+		g.Kill(thief)
+		g.Remove(g.n(1), ipamsim.Stolen, thief)
+		g.wait("the removal", time.Minute, func() bool { return g.gone(thief) })
+		_ = g.n(1).Up().Merge(rivals.Encode())
+		g.Run(time.Second)
 	})
 }
 

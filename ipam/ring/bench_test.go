@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 )
@@ -49,7 +50,22 @@ func BenchmarkMergeOneGrant(b *testing.B) {
 	wire := next.Encode()
 	b.ReportAllocs()
 	for b.Loop() {
-		batch, err := Decode(w.u, wire)
+		batch, err := r.Decode(wire)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if got, _ := r.Merge(w.u.Prove(batch, w.judge(r))); got == r {
+			b.Fatal("nothing merged")
+		}
+	}
+}
+
+// BenchmarkMergeDelta is the same where only what is lacking travels.
+func BenchmarkMergeDelta(b *testing.B) {
+	w, r, next := thousand(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		batch, err := r.Decode(next.Delta(r.Summary()))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -122,6 +138,22 @@ func TestBytesOfAThousandMembers(t *testing.T) {
 		"grantor and parent, 13 block and seq, the rest tags and lengths", r.Len(), size, size/r.Len())
 	if size > 200_000 {
 		t.Errorf("%d bytes", size)
+	}
+	// One join later, who has not heard of it sends its summary and gets what it lacks.
+	next, _, err := r.Grant(w.keys[0], w.u.Block(8, 8), w.id(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	delta := next.Delta(r.Summary())
+	t.Logf("a summary of %d bytes, and a delta of %d for one more grant", len(r.Summary()), len(delta))
+	if len(r.Summary())+len(delta) > 8<<10 {
+		t.Errorf("a summary of %d bytes and a delta of %d", len(r.Summary()), len(delta))
+	}
+	if again, _, rejected := w.merge(t, r, delta); len(rejected) != 0 || !bytes.Equal(again.Digest(), next.Digest()) {
+		t.Errorf("a delta does not carry the change: %v", rejected)
+	}
+	if next.Delta(next.Summary()) != nil {
+		t.Error("nothing is lacking, and something is sent")
 	}
 }
 

@@ -75,6 +75,10 @@
 // is 147. Braces are the fields of package tlv. Fields that a payload has beside these are kept under its signature. A
 // version with another major number is refused.
 //
+// A summary is 0x01 and, for each first byte that names of entries can have, the first 8 bytes of the SHA-256 of all names
+// with that byte, ascending; zero when there is none. A delta is a state of the entries in buckets that differ, with what they
+// rest on.
+//
 // A proposal looks like a record without confirmed and before, is signed in the domain "weft view proposal", and is never
 // part of a state.
 package ring

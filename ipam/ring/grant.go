@@ -3,7 +3,6 @@ package ring
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -183,8 +182,7 @@ func parseGrant(u *Universe, raw []byte) (*Grant, error) {
 	case g.owner.IsZero() || g.grantor.IsZero():
 		return nil, fmt.Errorf("grant of %s: without owner or grantor", g.block)
 	}
-	sum := sha256.Sum256(raw)
-	copy(g.id[:], sum[:])
+	g.id = idOf(raw)
 	return g, nil
 }
 

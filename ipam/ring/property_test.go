@@ -180,6 +180,12 @@ func TestMergeIsALatticeJoinOnArbitraryStates(t *testing.T) {
 		if merge(t, abc, prove(t, abc.Encode())) != abc {
 			t.Fatal("a state changes when it is merged with itself")
 		}
+		// What one state lacks of another is as good as all of it.
+		if d := ab.Delta(bc.summarize()); d != nil {
+			same(t, "served by deltas", abc, merge(t, bc, prove(t, d)))
+		} else if merge(t, bc, prove(t, ab.Encode())) != bc {
+			t.Fatal("a delta is empty, and something is lacking")
+		}
 	})
 }
 

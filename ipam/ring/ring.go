@@ -24,6 +24,9 @@ type Ring struct {
 
 	runsOnce sync.Once // guards the one below
 	runs     []Run
+
+	summaryOnce sync.Once // guards the one below
+	summary     []byte
 }
 
 // New is the initial state: the founder owns everything.

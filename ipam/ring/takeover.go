@@ -123,9 +123,10 @@ func (r *Ring) Names(id peer.ID) bool {
 	return slices.ContainsFunc(r.views, func(v *View) bool { return v.Names(id) })
 }
 
-// writtenBy names what removed members wrote, as far as the blocks of others rest on it.
+// writtenBy names what removed members wrote and is kept: grants, as far as the blocks of others rest on them, and all
+// records, for a member that refuses their writer and did not know them could not keep what all others keep.
 func (r *Ring) writtenBy(removed peer.Set) []ID {
-	seen, records := make(map[ID]bool), make(map[ID]bool)
+	seen := make(map[ID]bool)
 	var ids []ID
 	var last *Grant
 	for i, g := range r.regs {
@@ -134,14 +135,13 @@ func (r *Ring) writtenBy(removed peer.Set) []ID {
 		}
 		for last = g; g != nil && !seen[g.id]; g = r.links[g.parent] {
 			seen[g.id] = true
-			records[g.record] = true
 			if removed.Has(g.grantor) {
 				ids = append(ids, g.id)
 			}
 		}
 	}
 	for _, v := range r.views {
-		if removed.Has(v.writer) && records[v.id] {
+		if removed.Has(v.writer) {
 			ids = append(ids, v.id)
 		}
 	}

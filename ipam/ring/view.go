@@ -3,7 +3,6 @@ package ring
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -190,8 +189,7 @@ func parseView(raw []byte) (*View, error) {
 	case v.Names(v.writer) || slices.Contains(v.before, v.writer):
 		return nil, errors.New("view record: removes its writer")
 	}
-	sum := sha256.Sum256(raw)
-	copy(v.id[:], sum[:])
+	v.id = idOf(raw)
 	return v, nil
 }
 

@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -46,7 +47,11 @@ func encode(links map[ID]*Grant, views []*View) []byte {
 
 // Decode reads what Encode or Proof wrote. It fails only where nothing can be read; entries that cannot are listed in
 // the batch's rejections. No part of b is kept.
-func Decode(u *Universe, b []byte) (*Batch, error) {
+func Decode(u *Universe, b []byte) (*Batch, error) { return (&Ring{u: u}).Decode(b) }
+
+// Decode reads like the function of that name. Of what r has already, which is nearly all that others send, it only takes
+// the hash.
+func (r *Ring) Decode(b []byte) (*Batch, error) {
 	if len(b) > MaxWire {
 		return nil, fmt.Errorf("parse ring: %d bytes, at most %d", len(b), MaxWire)
 	}
@@ -60,7 +65,7 @@ func Decode(u *Universe, b []byte) (*Batch, error) {
 		if err != nil {
 			batch.reject(err)
 		}
-		batch.parse(u, raws)
+		batch.parse(r, raws)
 	}
 	if list, ok := f.Get(tagViews); ok {
 		raws, err := tlv.List(list, MaxViews)
@@ -72,16 +77,27 @@ func Decode(u *Universe, b []byte) (*Batch, error) {
 	return batch, nil
 }
 
-// parse takes the good ones of raw grants.
-func (b *Batch) parse(u *Universe, raws [][]byte) {
+// parse takes the good ones of raw grants, known ones as they are.
+func (b *Batch) parse(known *Ring, raws [][]byte) {
+	b.grants = make([]*Grant, 0, len(raws))
 	for _, raw := range raws {
-		g, err := parseGrant(u, raw)
+		if g := known.links[idOf(raw)]; g != nil {
+			b.grants = append(b.grants, g)
+			continue
+		}
+		g, err := parseGrant(known.u, raw)
 		if err != nil {
 			b.reject(err)
 			continue
 		}
 		b.grants = append(b.grants, g)
 	}
+}
+
+// idOf names what is written like this.
+func idOf(raw []byte) ID {
+	sum := sha256.Sum256(raw)
+	return ID(sum[:len(ID{})])
 }
 
 // parseViews takes the good ones of raw view records.
@@ -102,7 +118,7 @@ func (b *Batch) reject(err error) { b.rejected = append(b.rejected, Rejection{Er
 // before they were stored.
 func Restore(u *Universe, grants, views [][]byte) (*Ring, []Rejection) {
 	batch := &Batch{}
-	batch.parse(u, grants)
+	batch.parse(&Ring{u: u}, grants)
 	batch.parseViews(views)
 	yes := func(peer.ID) bool { return true }
 	believe := func(peer.ID, string, []byte, []byte) error { return nil }

@@ -1,4 +1,4 @@
-// Package space finds free IPv4 addresses inside a node's own blocks, and blocks that the node can spare. It is a pure
+// Package space finds free addresses inside a node's own blocks, and blocks that the node can spare. It is a pure
 // data structure: no clock, no lock, no disk; who owns which block, and that an address was given away durably, is for
 // its user to know.
 //
@@ -11,5 +11,8 @@
 // certain address by name ends its rest. A block that was taken over from a removed node rests as a whole, and is used
 // last (Late).
 //
-// With linked IPv6 an address has a twin: a /96 followed by the four bytes of the IPv4 address (Linked, LinkedBlock).
+// The pools of a space are of one family. In IPv6 pools the first address of each /64 is not given either: there it means all
+// routers of the network. A block of theirs has more addresses than can be counted; counts end at Many.
+//
+// With linked IPv6 an IPv4 address has a twin: a /96 followed by the four bytes of the IPv4 address (Linked, LinkedBlock).
 package space

@@ -1,7 +1,6 @@
 package space
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
@@ -16,6 +15,7 @@ var (
 	ErrOutside  = errors.New("not in this node's blocks")
 	ErrTaken    = errors.New("in use")
 	ErrReserved = errors.New("the first and the last address of a pool are not given to anybody")
+	ErrAnycast  = errors.New("the first address of an IPv6 network means all of its routers and is not given to anybody")
 	ErrCools    = errors.New("in a block that was another node's until a moment ago")
 )
 
@@ -23,23 +23,20 @@ var (
 type Space struct {
 	coolFor  time.Duration
 	pools    []ring.Pool
-	reserved []uint32       // first and last address of each pool
+	six      bool           // the pools are IPv6
+	reserved []number       // first and last address of each pool
 	prefixes []netip.Prefix // own, ascending, disjoint
 	late     []Late         // as they were set; only what lies in prefixes counts
 	opened   time.Time      // late blocks up to here may be used
 	blocks   []span         // of prefixes without late, ascending
 	reserve  []span         // of late, used when blocks are full
 	closed   []span         // of late, not used yet
-	taken    []uint32       // in use or resting, ascending; some may be outside the blocks
+	taken    []number       // in use or resting, ascending; some may be outside the blocks
 	resting  []rest         // in the order of their ends
 }
 
-type span struct{ first, last uint32 }
-
-func (s span) size() int { return int(s.last-s.first) + 1 }
-
 type rest struct {
-	addr  uint32
+	addr  number
 	until time.Time
 }
 
@@ -50,9 +47,9 @@ type Late struct {
 	From  time.Time
 }
 
-// New makes a space without blocks in IPv4 pools. Released addresses rest for coolFor.
+// New makes a space without blocks in pools of one family. Released addresses rest for coolFor.
 func New(pools []ring.Pool, coolFor time.Duration) *Space {
-	s := &Space{coolFor: coolFor, pools: pools}
+	s := &Space{coolFor: coolFor, pools: pools, six: len(pools) > 0 && pools[0].Prefix.Addr().Is6()}
 	for _, p := range pools {
 		if span := spanOf(p.Prefix); span.size() > 2 {
 			s.reserved = append(s.reserved, span.first, span.last)
@@ -61,14 +58,14 @@ func New(pools []ring.Pool, coolFor time.Duration) *Space {
 	return s
 }
 
-// SetBlocks says what the node owns: disjoint IPv4 prefixes. Taken addresses stay taken, also where they are outside
+// SetBlocks says what the node owns: disjoint prefixes. Taken addresses stay taken, also where they are outside
 // the blocks now.
 func (s *Space) SetBlocks(blocks []netip.Prefix) {
 	s.prefixes = slices.SortedFunc(slices.Values(blocks), func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
 	s.sort()
 }
 
-// SetLate says which of the node's blocks, or parts of them, are late: disjoint IPv4 prefixes. Wake opens them in time.
+// SetLate says which of the node's blocks, or parts of them, are late: disjoint prefixes. Wake opens them in time.
 func (s *Space) SetLate(late []Late) {
 	s.late = slices.SortedFunc(slices.Values(late), func(a, b Late) int { return a.Block.Addr().Compare(b.Block.Addr()) })
 	s.sort()
@@ -82,19 +79,24 @@ func (s *Space) sort() {
 		next, done := whole.first, false // where what is not looked at yet begins
 		for _, l := range s.late {
 			part := spanOf(l.Block)
-			if part.last < whole.first || part.first > whole.last {
+			if !part.meets(whole) {
 				continue
 			}
-			part.first, part.last = max(part.first, whole.first), min(part.last, whole.last)
-			if part.first > next {
-				s.blocks = append(s.blocks, span{next, part.first - 1})
+			if part.first.less(whole.first) {
+				part.first = whole.first
+			}
+			if whole.last.less(part.last) {
+				part.last = whole.last
+			}
+			if next.less(part.first) {
+				s.blocks = append(s.blocks, span{next, part.first.minusOne()})
 			}
 			if l.From.After(s.opened) {
 				s.closed = append(s.closed, part)
 			} else {
 				s.reserve = append(s.reserve, part)
 			}
-			next, done = part.last+1, part.last == whole.last
+			next, done = part.last.plus(1), part.last == whole.last
 		}
 		if !done {
 			s.blocks = append(s.blocks, span{next, whole.last})
@@ -104,7 +106,7 @@ func (s *Space) sort() {
 
 // Owns reports whether addr is in the node's blocks.
 func (s *Space) Owns(addr netip.Addr) bool {
-	return addr.Is4() && slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // Lowest is the lowest address that may be taken; one of a late block only when there is no other.
@@ -117,35 +119,44 @@ func (s *Space) Lowest() (netip.Addr, bool) {
 
 func (s *Space) lowest(blocks []span) (netip.Addr, bool) {
 	for _, b := range blocks {
-		if slices.Contains(s.reserved, b.first) {
-			b.first++
+		if s.isReserved(b.first) {
+			b.first = b.first.plus(1)
 		}
-		if slices.Contains(s.reserved, b.last) {
-			b.last--
+		if s.isReserved(b.last) {
+			b.last = b.last.minusOne()
 		}
-		if b.last < b.first {
+		if b.last.less(b.first) {
 			continue
 		}
 		// Taken addresses from here on are first, first+1, ... up to the gap that is looked for.
 		run := s.taken[s.index(b.first):]
-		n := sort.Search(len(run), func(i int) bool { return run[i] != b.first+uint32(i) })
+		n := sort.Search(len(run), func(i int) bool { return run[i] != b.first.plus(uint64(i)) })
 		if n < b.size() {
-			return addrOf(b.first + uint32(n)), true
+			return b.first.plus(uint64(n)).addr(s.six), true
 		}
 	}
 	return netip.Addr{}, false
 }
+
+// isReserved reports whether an address is given to nobody.
+func (s *Space) isReserved(n number) bool { return slices.Contains(s.reserved, n) || s.anycast(n) }
+
+// anycast reports whether an address is that of all routers of an IPv6 network. Networks are taken to be of 64 bits: what
+// pods have are single addresses, but other software may take them for members of such networks.
+func (s *Space) anycast(n number) bool { return s.six && n.lo == 0 }
 
 // Check says whether addr may be taken by name: nil, or an error that wraps one of the above.
 func (s *Space) Check(addr netip.Addr) error {
 	if !s.Owns(addr) {
 		return ErrOutside
 	}
-	a := number(addr)
-	if slices.Contains(s.reserved, a) {
+	a := numberOf(addr)
+	switch {
+	case slices.Contains(s.reserved, a):
 		return ErrReserved
-	}
-	if slices.ContainsFunc(s.closed, func(c span) bool { return c.first <= a && a <= c.last }) {
+	case s.anycast(a):
+		return ErrAnycast
+	case s.isClosed(a):
 		return ErrCools
 	}
 	if s.has(a) && !s.rests(a) {
@@ -154,10 +165,15 @@ func (s *Space) Check(addr netip.Addr) error {
 	return nil
 }
 
-// Take marks an IPv4 address as in use and ends its rest. It may lie anywhere: an address that is in use stays in use
+// isClosed reports whether an address lies in a late block that is not open yet.
+func (s *Space) isClosed(n number) bool {
+	return slices.ContainsFunc(s.closed, func(c span) bool { return c.holds(n) })
+}
+
+// Take marks an address of the pools' family as in use and ends its rest. It may lie anywhere: an address that is in use stays in use
 // when its block goes.
 func (s *Space) Take(addr netip.Addr) {
-	a := number(addr)
+	a := numberOf(addr)
 	if i := s.index(a); i == len(s.taken) || s.taken[i] != a {
 		s.taken = slices.Insert(s.taken, i, a)
 	}
@@ -166,20 +182,20 @@ func (s *Space) Take(addr netip.Addr) {
 
 // Release lets an address that is in use rest from now on.
 func (s *Space) Release(addr netip.Addr, now time.Time) {
-	if a := number(addr); s.has(a) && !s.rests(a) {
+	if a := numberOf(addr); s.has(a) && !s.rests(a) {
 		s.rest(a, now.Add(s.coolFor))
 	}
 }
 
 // rest keeps the order of those that rest.
-func (s *Space) rest(a uint32, until time.Time) {
+func (s *Space) rest(a number, until time.Time) {
 	i := sort.Search(len(s.resting), func(i int) bool { return s.resting[i].until.After(until) })
 	s.resting = slices.Insert(s.resting, i, rest{a, until})
 }
 
 // Drop makes an address free at once: for one that nobody ever used.
 func (s *Space) Drop(addr netip.Addr) {
-	a := number(addr)
+	a := numberOf(addr)
 	if i := s.index(a); i < len(s.taken) && s.taken[i] == a {
 		s.taken = slices.Delete(s.taken, i, i+1)
 	}
@@ -187,7 +203,9 @@ func (s *Space) Drop(addr netip.Addr) {
 }
 
 // Rests reports whether addr was released and may not be given yet.
-func (s *Space) Rests(addr netip.Addr) bool { return addr.Is4() && s.rests(number(addr)) }
+func (s *Space) Rests(addr netip.Addr) bool {
+	return addr.IsValid() && addr.Is6() == s.six && s.rests(numberOf(addr))
+}
 
 // Wake frees the addresses that have rested by now, lists them, and opens late blocks whose time has come. An address of
 // which held says that something still uses it rests for another holdFor; held may be nil.
@@ -195,7 +213,7 @@ func (s *Space) Wake(now time.Time, held func(netip.Addr) bool) []netip.Addr {
 	var woken []netip.Addr
 	for len(s.resting) > 0 && !s.resting[0].until.After(now) {
 		first := s.resting[0]
-		addr := addrOf(first.addr)
+		addr := first.addr.addr(s.six)
 		if held != nil && held(addr) {
 			s.resting = slices.Delete(s.resting, 0, 1)
 			s.rest(first.addr, now.Add(holdFor))
@@ -240,32 +258,35 @@ func (s *Space) overlaps(p netip.Prefix) bool {
 	return slices.ContainsFunc(s.prefixes, func(own netip.Prefix) bool { return own.Overlaps(p) })
 }
 
-// Count is how many addresses of the blocks are in use, and how many are free or resting. Late blocks that are not open
-// yet are not counted.
-func (s *Space) Count() (used, free int) {
-	for _, b := range slices.Concat(s.blocks, s.reserve) {
-		used += s.index64(uint64(b.last)+1) - s.index(b.first)
-		free += b.size()
+// Count is how many addresses of the blocks are in use, and how many are free or resting; at most Many each. Late blocks
+// that are not open yet are not counted.
+func (s *Space) Count() (used, free int) { return s.count(slices.Concat(s.blocks, s.reserve)) }
+
+func (s *Space) count(spans []span) (used, free int) {
+	for _, b := range spans {
+		used += s.after(b.last) - s.index(b.first)
+		size := b.size()
 		for _, r := range s.reserved {
-			if b.first <= r && r <= b.last {
-				free--
+			if b.holds(r) {
+				size--
 			}
 		}
-	}
-	open := func(a uint32) bool {
-		return !slices.ContainsFunc(s.closed, func(c span) bool { return c.first <= a && a <= c.last })
+		if s.anycast(b.first) && !slices.Contains(s.reserved, b.first) {
+			size--
+		}
+		free = min(free+size, Many)
 	}
 	for _, r := range s.resting {
-		if s.Owns(addrOf(r.addr)) && open(r.addr) {
+		if slices.ContainsFunc(spans, func(b span) bool { return b.holds(r.addr) }) {
 			used--
 		}
 	}
-	return used, free - used
+	return used, max(free-used, 0)
 }
 
 // Spare is the block to lend: the upper half of the block with the largest free upper half, so that both keep one
-// aligned block, or a second block that is about as large; at the end a whole atom. Nothing in it is in use or rests, and at least keep other addresses of the
-// node's stay free.
+// aligned block, or a second block that is about as large; at the end a whole atom. Nothing in it is in use or rests, and at
+// least keep other addresses of the node's stay free.
 func (s *Space) Spare(keep int) (netip.Prefix, bool) {
 	var best netip.Prefix
 	var atomBits int
@@ -299,12 +320,33 @@ func (s *Space) Spare(keep int) (netip.Prefix, bool) {
 	}
 	best = s.whole(best)
 	// In a small pool half of it may be too much, and a quarter not.
-	for _, free := s.Count(); free-spanOf(best).size() < keep; _, best = halve(best) {
+	for s.freeWithout(best) < keep {
 		if best.Bits() == s.atomBits(best) {
 			return netip.Prefix{}, false
 		}
+		_, best = halve(best)
 	}
 	return best, true
+}
+
+// freeWithout is how many addresses stay free when p goes.
+func (s *Space) freeWithout(p netip.Prefix) int {
+	var rest []span
+	gone := spanOf(p)
+	for _, b := range slices.Concat(s.blocks, s.reserve) {
+		if !b.meets(gone) {
+			rest = append(rest, b)
+			continue
+		}
+		if b.first.less(gone.first) {
+			rest = append(rest, span{b.first, gone.first.minusOne()})
+		}
+		if gone.last.less(b.last) {
+			rest = append(rest, span{gone.last.plus(1), b.last})
+		}
+	}
+	_, free := s.count(rest)
+	return free
 }
 
 // atomBits is the prefix length of an atom of the pool around p.
@@ -333,54 +375,33 @@ func (s *Space) whole(half netip.Prefix) netip.Prefix {
 func (s *Space) unused(p netip.Prefix) bool {
 	span := spanOf(p)
 	for _, c := range s.closed {
-		if c.first <= span.last && span.first <= c.last {
+		if c.meets(span) {
 			return false
 		}
 	}
-	return s.index(span.first) == s.index64(uint64(span.last)+1)
+	return s.index(span.first) == s.after(span.last)
 }
 
-func (s *Space) has(a uint32) bool {
-	_, ok := slices.BinarySearch(s.taken, a)
+func (s *Space) has(a number) bool {
+	_, ok := slices.BinarySearchFunc(s.taken, a, number.compare)
 	return ok
 }
 
-func (s *Space) rests(a uint32) bool {
+func (s *Space) rests(a number) bool {
 	return slices.ContainsFunc(s.resting, func(r rest) bool { return r.addr == a })
 }
 
 // index counts the taken addresses below a.
-func (s *Space) index(a uint32) int {
-	i, _ := slices.BinarySearch(s.taken, a)
+func (s *Space) index(a number) int {
+	i, _ := slices.BinarySearchFunc(s.taken, a, number.compare)
 	return i
 }
 
-// index64 is index for a that may be one more than the highest address.
-func (s *Space) index64(a uint64) int {
-	if a > 0xffffffff {
-		return len(s.taken)
+// after counts the taken addresses up to a.
+func (s *Space) after(a number) int {
+	i, found := slices.BinarySearchFunc(s.taken, a, number.compare)
+	if found {
+		i++
 	}
-	return s.index(uint32(a))
-}
-
-// halve cuts a prefix in two.
-func halve(p netip.Prefix) (lower, upper netip.Prefix) {
-	lower = netip.PrefixFrom(p.Addr(), p.Bits()+1)
-	return lower, netip.PrefixFrom(addrOf(number(p.Addr())|1<<(31-p.Bits())), p.Bits()+1)
-}
-
-func spanOf(p netip.Prefix) span {
-	first := number(p.Masked().Addr())
-	return span{first, first | uint32(1<<(32-p.Bits())-1)}
-}
-
-func number(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
-}
-
-func addrOf(n uint32) netip.Addr {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], n)
-	return netip.AddrFrom4(b)
+	return i
 }

@@ -171,21 +171,29 @@ func TestARestingAddressIsNotLent(t *testing.T) {
 	}
 }
 
-// TestSpaceAgainstAMap compares with the plainest model: a map of what is taken.
+// TestSpaceAgainstAMap compares with the plainest model: a map of what is taken. The IPv6 pools lie at both ends of a network
+// of 64 bits.
 func TestSpaceAgainstAMap(t *testing.T) {
+	for _, p := range prefixes("10.0.0.0/26", "fd00::/122", "fd00::ffff:ffff:ffff:ffc0/122") {
+		t.Run(p.Addr().String(), func(t *testing.T) { againstAMap(t, p) })
+	}
+}
+
+func againstAMap(t *testing.T, pool netip.Prefix) {
+	cut := func(n uint64, bits int) netip.Prefix {
+		return netip.PrefixFrom(numberOf(pool.Addr()).plus(n).addr(pool.Addr().Is6()), pool.Bits()+bits)
+	}
+	first, last := pool.Addr(), spanOf(pool).last.addr(pool.Addr().Is6())
 	rapid.Check(t, func(t *rapid.T) {
-		pool := netip.MustParsePrefix("10.0.0.0/26")
-		blocks := rapid.SampledFrom([][]netip.Prefix{
-			prefixes("10.0.0.0/26"), prefixes("10.0.0.32/27"), prefixes("10.0.0.0/28", "10.0.0.32/28"), nil,
-		})
-		s := New(pools(pool.String(), 28), coolFor)
+		blocks := rapid.SampledFrom([][]netip.Prefix{{pool}, {cut(32, 1)}, {cut(0, 2), cut(32, 2)}, nil})
+		s := New(pools(pool.String(), pool.Bits()+2), coolFor)
 		own := blocks.Draw(t, "blocks")
 		s.SetBlocks(own)
 		now := time.Unix(0, 0)
 		taken := map[netip.Addr]bool{}
 		resting := map[netip.Addr]time.Time{}
 		usable := func(a netip.Addr) bool {
-			in := a != addr("10.0.0.0") && a != addr("10.0.0.63")
+			in := a != first && a != last
 			for _, p := range own {
 				if p.Contains(a) {
 					return in
@@ -193,7 +201,9 @@ func TestSpaceAgainstAMap(t *testing.T) {
 			}
 			return false
 		}
-		drawn := rapid.Custom(func(t *rapid.T) netip.Addr { return addrOf(10<<24 + rapid.Uint32Range(0, 63).Draw(t, "addr")) })
+		drawn := rapid.Custom(func(t *rapid.T) netip.Addr {
+			return numberOf(first).plus(rapid.Uint64Range(0, 63).Draw(t, "addr")).addr(first.Is6())
+		})
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch rapid.SampledFrom([]string{"next", "take", "release", "drop", "time", "blocks"}).Draw(t, "do") {
 			case "next":
@@ -258,8 +268,7 @@ func TestSpaceAgainstAMap(t *testing.T) {
 				}
 			}
 			gotUsed, gotFree := s.Count()
-			if reservedTaken := taken[addr("10.0.0.0")] || taken[addr("10.0.0.63")]; !reservedTaken &&
-				resting[addr("10.0.0.0")].IsZero() && resting[addr("10.0.0.63")].IsZero() && (used != gotUsed || free != gotFree) {
+			if reservedTaken := taken[first] || taken[last]; !reservedTaken && resting[first].IsZero() && resting[last].IsZero() && (used != gotUsed || free != gotFree) {
 				t.Fatalf("count %d used, %d free, want %d and %d", gotUsed, gotFree, used, free)
 			}
 			if p, ok := s.Spare(0); ok {
@@ -271,6 +280,51 @@ func TestSpaceAgainstAMap(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Blocks of IPv6 have more addresses than can be counted, and the first of each network is nobody's.
+func TestIPv6Pool(t *testing.T) {
+	s := New(pools("fd00:1::/48", 64), coolFor)
+	s.SetBlocks(prefixes("fd00:1::/49"))
+	next := func(want string) {
+		t.Helper()
+		if a, ok := s.Lowest(); !ok || a != addr(want) {
+			t.Fatalf("lowest %s, %v, want %s", a, ok, want)
+		}
+	}
+	next("fd00:1::1")
+	s.Take(addr("fd00:1::1"))
+	next("fd00:1::2")
+	if err := s.Check(addr("fd00:1:0:7::")); !errors.Is(err, ErrAnycast) {
+		t.Error(err)
+	}
+	if err := s.Check(addr("fd00:1:0:7::1:2:3")); err != nil {
+		t.Error(err)
+	}
+	if err := s.Check(addr("10.0.0.1")); !errors.Is(err, ErrOutside) {
+		t.Error(err)
+	}
+	if used, free := s.Count(); used != 1 || free < Many-8 {
+		t.Errorf("%d used, %d free", used, free)
+	}
+	if p, ok := s.Spare(8); !ok || p.String() != "fd00:1:0:4000::/50" {
+		t.Errorf("lends %s, %v", p, ok)
+	}
+	s.SetBlocks(prefixes("fd00:1:0:8000::/49"))
+	next("fd00:1:0:8000::1")
+	s.SetBlocks(prefixes("fd00:1:0:8000::/63"))
+	next("fd00:1:0:8000::1")
+	if p, ok := s.Spare(8); !ok || p.String() != "fd00:1:0:8001::/64" {
+		t.Errorf("lends %s, %v: one network is as good as two", p, ok)
+	}
+	s.SetBlocks(prefixes("fd00:1:0:8001::/64"))
+	if p, ok := s.Spare(8); ok {
+		t.Errorf("lends %s, all that it has", p)
+	}
+	s.SetBlocks(nil)
+	if a, ok := s.Lowest(); ok {
+		t.Errorf("%s of nothing", a)
+	}
 }
 
 func TestLinked(t *testing.T) {
