@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 
 	"weft/prog/control"
 )
@@ -83,8 +82,10 @@ func (c call) check(ctx context.Context, lent bool) error {
 // collect releases what the runtime does not know any more.
 func collect(ctx context.Context, c call, _ io.Writer) error {
 	r := control.CollectRequest{Network: c.conf.Name}
+	listed := make(map[control.Attached]bool, len(c.conf.Valid))
 	for _, v := range c.conf.Valid {
-		if a := (control.Attached{Container: v.ContainerID, Ifname: v.IfName}); !slices.Contains(r.Keep, a) {
+		if a := (control.Attached{Container: v.ContainerID, Ifname: v.IfName}); !listed[a] {
+			listed[a] = true
 			r.Keep = append(r.Keep, a)
 		}
 	}

@@ -203,6 +203,22 @@ func TestCollectsTheRest(t *testing.T) {
 	}
 }
 
+// A machine may have thousands of containers: all that a runtime may say of them, the daemon hears.
+func TestCollectsOnALargeMachine(t *testing.T) {
+	r := newRuntime(t, member())
+	if s := r.call("ADD", conf("1.1.0"), "CNI_CONTAINERID", "a", "CNI_NETNS", "/run/netns/a"); s.code != 0 {
+		t.Fatal(s)
+	}
+	var valid []string
+	for i := range 8000 {
+		valid = append(valid, fmt.Sprintf(`{"containerID":"%064x","ifname":"eth0"}`, i))
+	}
+	s := r.call("GC", conf("1.1.0", `"cni.dev/valid-attachments":[`+strings.Join(valid, ",")+`]`))
+	if s.code != 0 || strings.Count(s.stderr, "released") != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestKeepsWhatPluginsBeforeItMade(t *testing.T) {
 	r := newRuntime(t, member())
 	s := r.call("ADD", conf("1.0.0", `"prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"net1","sandbox":"/run/netns/c1"}],

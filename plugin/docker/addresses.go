@@ -54,6 +54,8 @@ func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (any, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case len(pools) == 0 && !r.V6:
+		return nil, errors.New("the cluster has no IPv4 pool, and networks of Docker need one. Make the cluster with --pool CIDR")
 	case len(pools) == 0:
 		return nil, errors.New("the cluster has no IPv6 pool. Leave out --ipv6")
 	case r.SubPool != "":

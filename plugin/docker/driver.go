@@ -255,7 +255,7 @@ func (p *Plugin) publish(ctx context.Context, r endpointRequest) (any, error) {
 		if !ok {
 			return fmt.Errorf("weft does not know the endpoint %.12s. Start the container again", r.EndpointID)
 		}
-		ports, err := portsOf(r.Options.Ports, e.V4)
+		ports, err := portsOf(r.Options.Ports, e.V4, e.V6)
 		if err != nil {
 			return err
 		}
@@ -295,11 +295,11 @@ func (p *Plugin) unpublish(ctx context.Context, r endpointRequest) (any, error) 
 	return struct{}{}, p.arrange(ctx)
 }
 
-// portsOf reads what was given with -p.
-func portsOf(wish []portMapping, to netip.Addr) ([]Port, error) {
+// portsOf reads what was given with -p. A port of all the machine's addresses leads to both of the container's.
+func portsOf(wish []portMapping, to4, to6 netip.Addr) ([]Port, error) {
 	var all []Port
 	for _, w := range wish {
-		port := Port{Container: to, Port: uint16(w.Port), HostPort: uint16(w.HostPort)}
+		port := Port{Container: to4, Port: uint16(w.Port), HostPort: uint16(w.HostPort)}
 		switch {
 		case w.Proto != 6 && w.Proto != 17:
 			return nil, errors.New("only TCP and UDP ports can be published")
@@ -314,15 +314,24 @@ func portsOf(wish []portMapping, to netip.Addr) ([]Port, error) {
 			switch {
 			case err != nil:
 				return nil, fmt.Errorf("%.50q is no address", w.HostIP)
-			case a.IsUnspecified() && a.Is6():
-				continue // the same once more for a family that does not cross over
-			case a.Is6() || a.IsLoopback():
-				return nil, fmt.Errorf("a port cannot be published at %s, only at IPv4 addresses of this machine that others see", a)
-			case !a.IsUnspecified():
+			case a.IsLoopback():
+				return nil, fmt.Errorf("a port cannot be published at %s, only at addresses of this machine that others see", a)
+			case a.Is6() && !a.IsUnspecified() && !to6.IsValid():
+				return nil, fmt.Errorf("a port cannot be published at %s: the container has no IPv6 address. Make its network with --ipv6", a)
+			case a.Is6() && !to6.IsValid():
+				continue // the same once more for a family that this container does not speak
+			case a.Is6():
+				port.Container = to6
+			}
+			if !a.IsUnspecified() {
 				port.Host = a
 			}
 		}
 		all = append(all, port)
+		if w.HostIP == "" && to6.IsValid() {
+			port.Container = to6
+			all = append(all, port)
+		}
 	}
 	return all, nil
 }

@@ -75,6 +75,21 @@ func TestBothAddressesBelongTogether(t *testing.T) {
 	if joined["GatewayIPv6"] != "fe80::1" {
 		t.Errorf("join answers %v", joined)
 	}
+	const call = "NetworkDriver.ProgramExternalConnectivity"
+	d.ask(call, `{"EndpointID":"e1","Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080},
+		{"Proto":6,"Port":81,"HostPort":81,"HostIP":"0.0.0.0"},{"Proto":6,"Port":81,"HostPort":81,"HostIP":"::"},
+		{"Proto":6,"Port":82,"HostPort":82,"HostIP":"2001:db8::7"}]}}`)
+	four, six := netip.MustParseAddr("10.32.0.77"), netip.MustParseAddr("fd00:77::a20:4d")
+	want := []docker.Port{
+		{HostPort: 8080, Container: four, Port: 80},
+		{HostPort: 8080, Container: six, Port: 80},
+		{HostPort: 81, Container: four, Port: 81},
+		{HostPort: 81, Container: six, Port: 81},
+		{Host: netip.MustParseAddr("2001:db8::7"), HostPort: 82, Container: six, Port: 82},
+	}
+	if !reflect.DeepEqual(d.arranged.Ports, want) {
+		t.Errorf("ports are %+v", d.arranged.Ports)
+	}
 	// dockerd gives back each; the first one ends the claim.
 	d.ask("IpamDriver.ReleaseAddress", `{"PoolID":"weft4","Address":"10.32.0.77"}`)
 	d.ask("IpamDriver.ReleaseAddress", `{"PoolID":"weft6","Address":"fd00:77::a20:4d"}`)
@@ -205,7 +220,8 @@ func TestPublishedPorts(t *testing.T) {
 		"Name one: -p 8080:80":            `{"Proto":6,"Port":80,"HostPort":0}`,
 		"only TCP and UDP":                `{"Proto":132,"Port":80,"HostPort":1}`,
 		"there is no port 70000":          `{"Proto":6,"Port":70000,"HostPort":80}`,
-		"at 127.0.0.1, only at IPv4":      `{"Proto":6,"Port":80,"HostPort":81,"HostIP":"127.0.0.1"}`,
+		"Make its network with --ipv6":    `{"Proto":6,"Port":80,"HostPort":81,"HostIP":"2001:db8::7"}`,
+		"at 127.0.0.1, only at":           `{"Proto":6,"Port":80,"HostPort":81,"HostIP":"127.0.0.1"}`,
 	} {
 		d.refused(words, call, "%s", ports("e2", list))
 	}

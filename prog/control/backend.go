@@ -54,5 +54,7 @@ type Backend interface {
 	// the context ends.
 	Ping(ctx context.Context, r PingRequest, reply func(PingReply) error) error
 	Doctor(ctx context.Context, r DoctorRequest) (Doctor, error)
+	// Graph asks the other members too, for a few seconds at most; who does not answer is drawn as such.
+	Graph(ctx context.Context) (Graph, error)
 	Report(ctx context.Context) (Report, error)
 }

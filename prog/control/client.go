@@ -146,6 +146,9 @@ func (c *Client) Doctor(ctx context.Context, r DoctorRequest) (Doctor, error) {
 	return post[Doctor](ctx, c, "doctor", r)
 }
 
+// Graph asks all members how they reach each other.
+func (c *Client) Graph(ctx context.Context) (Graph, error) { return get[Graph](ctx, c, "graph") }
+
 // Report collects what helps to understand a fault.
 func (c *Client) Report(ctx context.Context) (Report, error) {
 	return call[Report](ctx, c, http.MethodGet, changeTimeout, nil, "report")

@@ -80,6 +80,7 @@ func TestClientAndBackendAnswerAlike(t *testing.T) {
 		{"issuer remove", func(b control.Backend) (any, error) { return nil, b.IssuerRemove(ctx, "gamma") }},
 		{"ip list", func(b control.Backend) (any, error) { return b.IPList(ctx) }},
 		{"ip ring", func(b control.Backend) (any, error) { return b.IPRing(ctx) }},
+		{"graph", func(b control.Backend) (any, error) { return b.Graph(ctx) }},
 		{"doctor", func(b control.Backend) (any, error) { return b.Doctor(ctx, control.DoctorRequest{Peer: "beta"}) }},
 		{"ping", func(b control.Backend) (any, error) {
 			var got []control.PingReply

@@ -98,7 +98,7 @@ func replies() []any {
 		new(control.Status), new(control.InitReply), new(control.JoinReply), new(control.LeaveReply),
 		new(control.TokenReply), new(control.Tokens), new(control.AttachReply), new(control.DetachReply), new(control.Peers),
 		new(control.PeerDetail), new(control.Issuers), new(control.Claims), new(control.Ring), new(control.PingReply),
-		new(control.Doctor), new(control.Report),
+		new(control.Doctor), new(control.Report), new(control.Graph),
 	}
 }
 

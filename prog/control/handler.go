@@ -46,6 +46,16 @@ type route struct {
 	serve   serveFunc
 }
 
+const patternCollect = "POST /v1/attachments/collect"
+
+// most is how large a request may be.
+func (rt route) most() int64 {
+	if rt.pattern == patternCollect {
+		return maxCollect
+	}
+	return maxBody
+}
+
 // serveFunc answers, or returns the error that its caller then answers with.
 type serveFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request) error
 
@@ -67,7 +77,7 @@ func newHandler(b Backend, group string, log *slog.Logger) http.Handler {
 		{"POST /v1/detach", accessChange, changeTimeout, changes(b.Detach)},
 		{"POST /v1/attachments/check", accessRead, readTimeout, changes(b.Check)},
 		{"POST /v1/attachments/lend", accessChange, changeTimeout, changes(b.Lend)},
-		{"POST /v1/attachments/collect", accessChange, changeTimeout, changes(b.Collect)},
+		{patternCollect, accessChange, changeTimeout, changes(b.Collect)},
 		{"GET /v1/ready", accessRead, readTimeout, reads(b.Ready)},
 		{"GET /v1/peers", accessRead, readTimeout, reads(b.PeerList)},
 		{
@@ -90,6 +100,7 @@ func newHandler(b Backend, group string, log *slog.Logger) http.Handler {
 		{"POST /v1/ip/release", accessChange, changeTimeout, changes(b.IPRelease)},
 		{"POST /v1/ping", accessRead, maxStream, h.ping},
 		{"POST /v1/doctor", accessRead, changeTimeout, changes(b.Doctor)},
+		{"GET /v1/graph", accessRead, readTimeout, reads(b.Graph)},
 		{"GET /v1/report", accessRead, changeTimeout, h.report},
 	} {
 		mux.Handle(r.pattern, h.route(r))
@@ -132,7 +143,7 @@ func (h *handler) route(rt route) http.Handler {
 				})
 			}
 		}()
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, rt.most())
 		writeBy(http.NewResponseController(w), rt.timeout+writeTimeout)
 		if err := rt.serve(ctx, w, r); err != nil {
 			h.log.Debug("request refused", "route", rt.pattern, "err", err)

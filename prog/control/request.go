@@ -9,9 +9,10 @@ import (
 // InitRequest asks for a new cluster with this node as founder. Empty fields mean what the daemon was started with.
 type InitRequest struct {
 	Name          string             `json:"name,omitempty"`
-	Pools         List[netip.Prefix] `json:"pools"`           // IPv4; none: the first free of the defaults
-	Pool6         string             `json:"pool6,omitempty"` // a prefix, or "none"
-	Advertise     List[string]       `json:"advertise"`       // address or address:port
+	Pools         List[netip.Prefix] `json:"pools"`             // IPv4; none: the first free of the defaults
+	NoPool        bool               `json:"no_pool,omitempty"` // no IPv4
+	Pool6         string             `json:"pool6,omitempty"`   // a prefix, or "none"
+	Advertise     List[string]       `json:"advertise"`         // address or address:port
 	ExpectNodes   int                `json:"expect_nodes,omitempty"`
 	AcceptOverlap bool               `json:"accept_overlap,omitempty"`
 }
@@ -182,6 +183,7 @@ type PingReply struct {
 	Transport string         `json:"transport"`
 	Path      string         `json:"path"`
 	Via       List[string]   `json:"via"`
+	TCP       bool           `json:"tcp"` // UDP does not pass, so it went in a TCP connection
 	Endpoint  netip.AddrPort `json:"endpoint"`
 	RTTms     float64        `json:"rtt_ms"`
 	Lost      string         `json:"lost,omitempty"` // why there was no answer; empty when there was
@@ -204,6 +206,25 @@ type DoctorRequest struct {
 type Doctor struct {
 	Version int         `json:"version"`
 	Checks  List[Check] `json:"checks"`
+
+	// Of a peer only.
+	Peer   string          `json:"peer,omitempty"` // name
+	Tried  List[TriedPath] `json:"tried"`          // every way that either end has tried, ours first
+	Advice string          `json:"advice,omitempty"`
+}
+
+// TriedPath is one way between this node and a peer, as one end has found it.
+type TriedPath struct {
+	By       string         `json:"by"`       // name of the end that tried
+	Endpoint netip.AddrPort `json:"endpoint"` // of the other end; empty when relayed
+	TCP      bool           `json:"tcp"`
+	Via      List[string]   `json:"via"`    // names of the relays
+	Active   bool           `json:"active"` // packets go this way
+	State    string         `json:"state"`  // untried, probing, works, suspect or dead
+	RTTms    float64        `json:"rtt_ms"` // 0: not measured
+	Loss     float64        `json:"loss"`
+	MTU      int            `json:"mtu"`
+	Reason   string         `json:"reason"` // why it is not used
 }
 
 // Check is one question and its answer.

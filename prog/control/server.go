@@ -21,6 +21,7 @@ const (
 	maxConns    = 128      // open connections of those who may change things, and as many of all others
 	maxRequests = 64       // at work at once, likewise; further ones are refused with Busy
 	maxBody     = 64 << 10 // bytes of a request
+	maxCollect  = 2 << 20  // of one that lists what a runtime has: twice what the plugin reads of a runtime
 	maxHeader   = 16 << 10
 
 	headerTimeout = 5 * time.Second

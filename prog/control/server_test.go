@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -212,6 +213,22 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 				t.Errorf("%d %s", status, body)
 			}
 		})
+	}
+}
+
+// A runtime lists all its containers: thousands are more than any other request may say.
+func TestALongListOfContainersFits(t *testing.T) {
+	c := control.NewClient(controltest.Start(t, controltest.New(node())))
+	r := control.CollectRequest{Network: "pods"}
+	for i := range 8000 {
+		r.Keep = append(r.Keep, control.Attached{Container: fmt.Sprintf("%064x", i), Ifname: "eth0"})
+	}
+	if _, err := c.Collect(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	r.Network = strings.Repeat("x", 2<<20)
+	if _, err := c.Collect(t.Context(), r); !errors.Is(err, control.Usage) {
+		t.Errorf("three megabytes: %v", err)
 	}
 }
 

@@ -26,7 +26,8 @@ const (
 // How packets reach a peer.
 const (
 	PathDirect = "direct"
-	PathRelay  = "relay"
+	PathRelay  = "relay" // other members carry the packets
+	PathTCP    = "tcp"   // packets travel in a TCP stream, since no datagrams pass
 	PathNone   = "none"
 )
 

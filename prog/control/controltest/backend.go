@@ -28,6 +28,9 @@ type Backend struct {
 	Details map[string]control.PeerDetail // by name
 	Blocks  []control.Block
 	Checks  []control.Check
+	Picture control.Graph
+	Tried   []control.TriedPath // to any peer
+	Advice  string
 	Replies []control.PingReply // one per probe; then, or when there are none, nothing answers
 	Fail    map[string]error    // by the name of a method: what it returns instead
 
@@ -434,13 +437,26 @@ func (b *Backend) Ping(ctx context.Context, r control.PingRequest, reply func(co
 	return nil
 }
 
-// Doctor returns Checks.
-func (b *Backend) Doctor(context.Context, control.DoctorRequest) (control.Doctor, error) {
+// Doctor returns Checks, and with a peer what was tried to reach it.
+func (b *Backend) Doctor(_ context.Context, r control.DoctorRequest) (control.Doctor, error) {
 	if err := b.begin("Doctor"); err != nil {
 		return control.Doctor{}, err
 	}
 	defer b.mu.Unlock()
-	return control.Doctor{Version: control.Version, Checks: b.Checks}, nil
+	doc := control.Doctor{Version: control.Version, Checks: b.Checks}
+	if r.Peer != "" {
+		doc.Peer, doc.Tried, doc.Advice = r.Peer, b.Tried, b.Advice
+	}
+	return doc, nil
+}
+
+// Graph returns Picture.
+func (b *Backend) Graph(context.Context) (control.Graph, error) {
+	if err := b.begin("Graph"); err != nil {
+		return control.Graph{}, err
+	}
+	defer b.mu.Unlock()
+	return b.Picture, b.member()
 }
 
 // Report carelessly quotes a token, which a reader must never see.
