@@ -71,7 +71,7 @@ func (a *app) commands() []*cli.Command {
 		a.initCommand(), a.joinCommand(), a.upCommand(), a.downCommand(), a.leaveCommand(), a.tokenCommand(),
 		a.issuerCommand(),
 		a.attachCommand(), a.detachCommand(), a.ipCommand(), a.clientCommand(),
-		a.statusCommand(), a.peerCommand(), a.pingCommand(), a.doctorCommand(), a.reportCommand(),
+		a.statusCommand(), a.peerCommand(), a.pingCommand(), a.doctorCommand(), a.graphCommand(), a.reportCommand(),
 		a.configCommand(), a.versionCommand(), a.completionCommand(),
 		a.wireCommand(), a.guardCommand(), a.manualCommand(),
 	}

@@ -17,7 +17,7 @@ func (a *app) attachCommand() *cli.Command {
 		ArgsUsage: "NETNS",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the container (default: that of the namespace)"},
-			&cli.StringFlag{Name: "ip", Usage: "`ADDRESS` to take, IPv4, out of this machine's blocks (default: any)"},
+			&cli.StringFlag{Name: "ip", Usage: "`ADDRESS` to take out of this machine's blocks (default: any)"},
 			&cli.StringFlag{Name: "ifname", Usage: "`NAME` of the interface inside (default eth0)"},
 		},
 		Description: examples(
@@ -35,8 +35,8 @@ func (a *app) attach(c *cli.Context, d *control.Client) error {
 	}
 	r := control.AttachRequest{Netns: path, Container: c.String("name"), Ifname: c.String("ifname")}
 	if c.IsSet("ip") {
-		if r.IP, err = netip.ParseAddr(c.String("ip")); err != nil || !r.IP.Is4() {
-			return usage(fmt.Sprintf("--ip: want an IPv4 address such as 10.32.0.7, got %q", c.String("ip")))
+		if r.IP, err = netip.ParseAddr(c.String("ip")); err != nil {
+			return usage(fmt.Sprintf("--ip: want an address such as 10.32.0.7, got %q", c.String("ip")))
 		}
 	}
 	reply, err := d.Attach(c.Context, r)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 
@@ -35,6 +36,7 @@ func (a *app) doctor(c *cli.Context, d *control.Client) error {
 		}
 	} else {
 		a.printLines(doctorLines(doc, a.screen()))
+		a.printLines(triedLines(doc, a.screen()))
 	}
 	for _, k := range doc.Checks {
 		if k.State == control.CheckFailed {
@@ -67,4 +69,42 @@ func doctorLines(d control.Doctor, s screen) []string {
 		t.add(plainCell(k.Name), stateCell(k.State), plainCell(why))
 	}
 	return t.lines(s, 0)
+}
+
+// triedLines are the ways that both ends have tried, and what would make theirs direct.
+func triedLines(d control.Doctor, s screen) []string {
+	if d.Peer == "" {
+		return nil
+	}
+	t := &table{head: []string{"BY", "WAY", "STATE", "RTT", "LOSS", "MTU", "WHY"}, drop: []string{"MTU", "LOSS"}}
+	for _, p := range d.Tried {
+		state, loss, mtu := p.State, "", ""
+		if p.Active {
+			state = "in use"
+		}
+		if p.RTTms > 0 {
+			loss = showPercent(p.Loss)
+		}
+		if p.MTU > 0 {
+			mtu = strconv.Itoa(p.MTU)
+		}
+		t.add(plainCell(p.By), plainCell(route(control.PathDirect, p.TCP, p.Via, p.Endpoint)), wayCell(state), plainCell(showMS(p.RTTms)),
+			plainCell(loss), plainCell(mtu), plainCell(p.Reason))
+	}
+	lines := []string{""}
+	if len(d.Tried) > 0 {
+		lines = append(append(lines, t.lines(s, 0)...), "")
+	}
+	return append(lines, wrap(d.Advice+".", s.columns)...)
+}
+
+// wayCell colours the state of a way.
+func wayCell(state string) cell {
+	switch state {
+	case "in use", "works":
+		return cell{state, good}
+	case "dead":
+		return cell{state, bad}
+	}
+	return cell{state, warn}
 }

@@ -20,7 +20,9 @@ func (a *app) initCommand() *cli.Command {
 		Flags:    settingFlags("name", "pool", "pool6", "advertise", "expect-nodes", "accept-overlap"),
 		Description: examples(
 			"weft init                          prints the line that other machines join with",
-			"weft init --pool 10.32.0.0/12 --advertise 203.0.113.9"),
+			"weft init --pool 10.32.0.0/12 --advertise 203.0.113.9",
+			"weft init --pool 10.32.0.0/16,172.24.0.0/20         two ranges, as one",
+			"weft init --pool none --pool6 fd12:3456:789a::/48   IPv6 alone"),
 		Action: a.ask(0, 0, a.init),
 	}
 }
@@ -49,7 +51,7 @@ func initRequest(c *cli.Context) (control.InitRequest, error) {
 		return control.InitRequest{}, err
 	}
 	r := control.InitRequest{
-		Name: typed.Name, Pools: typed.Pools, ExpectNodes: typed.ExpectNodes,
+		Name: typed.Name, Pools: typed.Pools, NoPool: typed.NoPool, ExpectNodes: typed.ExpectNodes,
 		AcceptOverlap: typed.AcceptOverlap, Advertise: advertised(typed),
 	}
 	switch {

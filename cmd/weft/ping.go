@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -97,13 +98,20 @@ func (a *app) showReply(c *cli.Context, r control.PingReply) error {
 		fmt.Fprintf(a.stdout, "%d  %s  no answer: %s\n", r.Seq, who, r.Lost)
 		return nil
 	}
-	path := r.Path
-	if len(r.Via) > 0 {
-		path += " by way of " + strings.Join(r.Via, ", ")
-	}
-	if r.Endpoint.IsValid() {
-		path += " " + r.Endpoint.String()
-	}
-	fmt.Fprintf(a.stdout, "%d  %s  %s  %s  %s\n", r.Seq, who, showMS(r.RTTms), r.Transport, path)
+	fmt.Fprintf(a.stdout, "%d  %s  %s  %s  %s\n", r.Seq, who, showMS(r.RTTms), r.Transport, route(r.Path, r.TCP, r.Via, r.Endpoint))
 	return nil
+}
+
+// route is the way of packets to a peer: direct 192.0.2.8:6783, tcp 192.0.2.8:443, or relayed via beta.
+func route(path string, tcp bool, via []string, endpoint netip.AddrPort) string {
+	switch {
+	case len(via) > 0:
+		return "relayed via " + strings.Join(via, ", ")
+	case tcp:
+		path = "tcp"
+	}
+	if endpoint.IsValid() {
+		path += " " + endpoint.String()
+	}
+	return path
 }

@@ -121,6 +121,27 @@ func three() *controltest.Backend {
 		{Name: "tun", State: control.CheckOK, Reason: "/dev/net/tun opens"},
 		{Name: "ipv6", State: control.CheckWarn, Reason: "the kernel has no IPv6", Hint: "Pods get IPv4 only; boot without ipv6.disable=1"},
 	}
+	b.Tried = []control.TriedPath{
+		{By: "alpha", Via: []string{"delta"}, Active: true, State: "works", RTTms: 12.5, Loss: 0.01, MTU: 1420},
+		{By: "alpha", Endpoint: netip.MustParseAddrPort("203.0.113.8:20001"), State: "dead", Reason: "no answer for 5 s"},
+		{By: "alpha", Endpoint: netip.MustParseAddrPort("203.0.113.8:443"), TCP: true, State: "untried"},
+		{By: "beta", Via: []string{"delta"}, Active: true, State: "works", RTTms: 12.7, MTU: 1420},
+	}
+	b.Advice = "beta is behind a hard NAT, which gives each destination another port: forward UDP 6783 to beta on its router and start it with --advertise ADDRESS"
+	b.Picture = control.Graph{
+		Version: control.Version, Cluster: st.Cluster.ID, Created: controltest.Created,
+		Nodes: []control.GraphNode{
+			{ID: st.Node.ID, Name: "alpha", State: control.PeerAlive, Self: true, NAT: "none", Relay: true, Underlay: st.Node.Underlay[0]},
+			{ID: st.Peers[0].ID, Name: "beta", State: control.PeerAlive, NAT: "easy"},
+			{ID: st.Peers[2].ID, Name: "delta", State: control.PeerDead, NAT: "unknown", Silent: "it is dead"},
+		},
+		Edges: []control.GraphEdge{
+			{A: st.Node.ID, B: st.Peers[0].ID, State: control.EdgeDirect, Transport: "sleeve", RTTms: 0.42, MTU: 1420, Told: []string{st.Node.ID, st.Peers[0].ID}},
+			{A: st.Node.ID, B: st.Peers[2].ID, State: control.EdgeDown, Reason: "it has not answered", Told: []string{st.Node.ID}},
+			{A: st.Peers[0].ID, B: st.Peers[2].ID, State: control.EdgeUnknown},
+		},
+		Notes: []string{"1 of 3 members did not tell of their ways: what is drawn at them is the others' word"},
+	}
 	return b
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -171,15 +172,24 @@ func clusterLines(st control.Status, s screen) []string {
 
 func spaceLines(ip control.IPAM, s screen) []string {
 	state := stateCell(ip.State)
-	counts := fmt.Sprintf("%d used, %d free", ip.Used, ip.Free)
+	counts := fmt.Sprintf("%d used, %s free", ip.Used, amount(ip.Free))
 	if ip.Unreachable > 0 {
-		counts += fmt.Sprintf(", %d with members that are away", ip.Unreachable)
+		counts += fmt.Sprintf(", %s with members that are away", amount(ip.Unreachable))
 	}
 	lines := []string{title(s, "Addresses") + s.paint(state.text, state.style) + "  " + counts}
 	if ip.Reason != "" {
 		lines = append(lines, prose(s, margin, ip.Reason, state.style)...)
 	}
 	return append(lines, facts(s, [2]string{"blocks", words(ip.Blocks)})...)
+}
+
+// amount is a number of addresses. Those of IPv6 networks are not counted.
+func amount(n uint64) string {
+	const countless = 1 << 48
+	if n >= countless {
+		return "countless"
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 func transportLines(transports []control.Transport, s screen) []string {
@@ -223,7 +233,9 @@ func peerTable(peers []control.Peer) *table {
 		path := cell{p.Path, plain}
 		switch p.Path {
 		case control.PathRelay:
-			path = cell{"relay " + strings.Join(p.Via, ">"), warn}
+			path = cell{"relayed via " + strings.Join(p.Via, " and "), warn}
+		case control.PathTCP:
+			path.style = warn
 		case control.PathNone:
 			path = cell{"none", bad}
 		}

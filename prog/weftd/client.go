@@ -145,6 +145,18 @@ func (n *node) guests(claims []ipam.Claim) (pods []router.Pod) {
 	return pods
 }
 
+// clientOf is the client that a claim is for.
+func (n *node) clientOf(c ipam.Claim) (name string, ok bool) {
+	n.clients.mu.Lock()
+	defer n.clients.mu.Unlock()
+	for _, g := range n.clients.list {
+		if c.Container == clientPrefix+g.Name && c.IfName == ipam.NoInterface {
+			return g.Name, true
+		}
+	}
+	return "", false
+}
+
 // keep writes the book; mu is held.
 func (n *node) keepClients(list []guest) error {
 	b, err := json.MarshalIndent(list, "", "  ")

@@ -208,14 +208,14 @@ func (n *node) lend(ctx context.Context, r control.LendRequest) (control.LendRep
 	blocks := n.ring.Blocks()[n.key.ID()]
 	for i, a := range addresses(c) {
 		gw := addresses(gateway)[i]
-		reply.Addresses = append(reply.Addresses, netip.PrefixFrom(a, reach(blocks, a, gw)))
+		reply.Addresses = append(reply.Addresses, netip.PrefixFrom(a, bitsWith(blocks, a, gw)))
 		reply.Gateways = append(reply.Gateways, gw)
 	}
 	return reply, nil
 }
 
-// reach is the length of the prefix that holds an address and its gateway: that of this node's block when it does.
-func reach(blocks []netip.Prefix, addr, gateway netip.Addr) int {
+// bitsWith is the length of the prefix that holds an address and its gateway: that of this node's block when it does.
+func bitsWith(blocks []netip.Prefix, addr, gateway netip.Addr) int {
 	for _, b := range blocks {
 		if b.Contains(addr) && b.Contains(gateway) {
 			return b.Bits()
@@ -238,10 +238,14 @@ func (d *daemon) Collect(ctx context.Context, r control.CollectRequest) (control
 	if r.Network == "" {
 		return reply, &control.Error{Code: control.Usage, Message: "of which network the rest is to be released was not said"}
 	}
+	keep := make(map[control.Attached]bool, len(r.Keep))
+	for _, a := range r.Keep {
+		keep[a] = true
+	}
 	var errs []error
 	for _, c := range n.ring.Claims() {
 		a := control.Attached{Container: c.Container, Ifname: c.IfName}
-		if strings.TrimPrefix(c.Network, lentPrefix) != r.Network || slices.Contains(r.Keep, a) {
+		if strings.TrimPrefix(c.Network, lentPrefix) != r.Network || keep[a] {
 			continue
 		}
 		if _, err := n.detach(ctx, control.DetachRequest{Container: a.Container, Ifname: a.Ifname}); err != nil {

@@ -79,7 +79,7 @@ func TestALentAddressReachesItsGateway(t *testing.T) {
 		{"fd00::a21:102", "fd00::a20:1", 110},
 		{"10.32.0.1", "10.32.0.1", 14},
 	} {
-		if got := reach(blocks, netip.MustParseAddr(c.addr), netip.MustParseAddr(c.gateway)); got != c.bits {
+		if got := bitsWith(blocks, netip.MustParseAddr(c.addr), netip.MustParseAddr(c.gateway)); got != c.bits {
 			t.Errorf("%s and %s are in a /%d, want /%d", c.addr, c.gateway, got, c.bits)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"weft/crypto/identity"
 	"weft/mesh"
 	"weft/prog/control"
 )
@@ -32,7 +33,9 @@ const (
 	maxTokenSize  = 4 << 10 // bytes read in search of a token
 	maxName       = 63
 	minPoolBits   = 8
-	maxPoolBits   = 26 // one atom of the default size
+	maxPoolBits   = 28 // 14 addresses for two machines
+	minPool6Bits  = 16
+	maxPool6Bits  = 120
 )
 
 // Config is what the daemon is told by its operator. The zero value of each field means the default that its comment
@@ -50,7 +53,8 @@ type Config struct { //nolint:recvcheck // Load and Parse fill it in, all others
 	Name string // of this node: the host name up to its first dot
 
 	Pools         []netip.Prefix   // IPv4 for a new cluster: the first free one of the built-in list
-	Pool6         netip.Prefix     // IPv6 for a new cluster: a linked /96 of a random unique local prefix
+	NoPool        bool             // a new cluster without IPv4: Pool6 is cut for the machines as Pools would be
+	Pool6         netip.Prefix     // IPv6 for a new cluster: a linked /96 of a random unique local prefix, or with NoPool a /48
 	NoPool6       bool             // a new cluster without IPv6
 	AcceptOverlap bool             // make or join a cluster although this machine uses addresses of its pools
 	ExpectNodes   int              // how many machines a new cluster will have, about: sizes what is granted to each
@@ -62,6 +66,8 @@ type Config struct { //nolint:recvcheck // Load and Parse fill it in, all others
 	HostAccess    bool           // pods of other machines may open connections to this host, not just ping it
 	RemoveAfter   time.Duration  // silence after which a member is removed; 0: DefaultRemoveAfter, negative: never
 	StrictRestart bool           // after a start serve nothing until a quorum was heard
+	NoRelay       bool           // carry nothing for other members
+	RelayListen   netip.AddrPort // second port for members that get out by TCP alone: none
 	Docker        bool           // serve Docker's network plugin
 	ReclaimAfter  time.Duration  // how long a pod's namespace is gone before its addresses are; 0: 10 min
 	AddressRest   time.Duration  // how long a released address rests; 0: 1 min
@@ -103,10 +109,16 @@ func (c Config) Validate() error {
 		return badValue("socket", c.Socket, "want an absolute path")
 	case c.Init && c.Join != "":
 		return errors.New("init: a node either makes a cluster or joins one, and join is set too")
+	case c.NoPool && len(c.Pools) > 0:
+		return badValue("pool", joinPrefixes(c.Pools), "it is none as well")
+	case c.NoPool && c.NoPool6:
+		return errors.New("pool: it is none and pool6 is none too, so there would be no addresses")
 	case c.NoPool6 && c.Pool6.IsValid():
 		return badValue("pool6", c.Pool6.String(), "it is none as well")
 	case c.MetricsListen.Port() == c.Listen.Port() && !c.MetricsOff:
 		return badValue("metrics-listen", c.MetricsListen.String(), "that port is the weft port")
+	case c.RelayListen.IsValid() && (c.RelayListen.Port() == c.Listen.Port() || c.RelayListen.Port() == c.MetricsListen.Port() && !c.MetricsOff):
+		return badValue("relay-listen", c.RelayListen.String(), "that port is taken by weft itself")
 	case len(c.Trusted) > mesh.MaxTrusted:
 		return badValue("trusted-subnets", strconv.Itoa(len(c.Trusted)), fmt.Sprintf("at most %d, for every member is told of them", mesh.MaxTrusted))
 	case c.ExpectNodes < 0:
@@ -126,7 +138,11 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Pool6.IsValid() {
-		if err := checkPool6(c.Pool6); err != nil {
+		check := checkLinked6
+		if c.NoPool {
+			check = checkPool6
+		}
+		if err := check(c.Pool6); err != nil {
 			return fmt.Errorf("pool6: %w", err)
 		}
 	}
@@ -194,13 +210,21 @@ func checkPool4(p netip.Prefix) error {
 	return nil
 }
 
+// checkLinked6 is for the IPv6 pool beside IPv4 pools, of which the first /96 is used.
+func checkLinked6(p netip.Prefix) error {
+	if p.Bits() > identity.Linked6Bits {
+		return want(p.String(), fmt.Sprintf("/%d or wider, for an IPv4 address fits behind it; or pool: none", identity.Linked6Bits))
+	}
+	return checkPool6(p)
+}
+
 func checkPool6(p netip.Prefix) error {
 	a := p.Addr()
 	switch {
 	case !a.Is6() || a.Is4In6():
 		return want(p.String(), "an IPv6 network")
-	case p.Bits() < 8 || p.Bits() > 96:
-		return want(p.String(), "a size between /8 and /96")
+	case p.Bits() < minPool6Bits || p.Bits() > maxPool6Bits:
+		return want(p.String(), fmt.Sprintf("a size between /%d and /%d", minPool6Bits, maxPool6Bits))
 	case a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.IsUnspecified():
 		return want(p.String(), "addresses that hosts may have")
 	}

@@ -81,7 +81,11 @@ func (d *daemon) openPorts(ctx context.Context) error {
 		}
 		d.metrics = ln
 	}
-	return checkPort(ctx, d.cfg.Listen, stateFile(d.cfg.State, fileWireSocket))
+	socket := stateFile(d.cfg.State, fileWireSocket)
+	if err := checkPort(ctx, d.cfg.Listen, socket); err != nil || !d.cfg.RelayListen.IsValid() {
+		return err
+	}
+	return tryTCP(ctx, d.cfg.RelayListen, "relay-listen", socket)
 }
 
 func (d *daemon) openState() error {
@@ -150,8 +154,9 @@ func (d *daemon) run(outside context.Context) error {
 	if d.metrics != nil {
 		tasks = append(tasks, task{"metrics", d.serveMetrics})
 	}
+	tasks = append(tasks, task{"docker forwarding", d.keepForwarding})
 	if d.cfg.Docker {
-		tasks = append(tasks, task{"docker", d.serveDocker}, task{"docker forwarding", d.keepForwarding})
+		tasks = append(tasks, task{"docker", d.serveDocker})
 	}
 	err = supervise(ctx, d.log, tasks...)
 	d.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 	"time"
@@ -32,13 +33,24 @@ const forwardRules = "*filter\n" +
 	"-I " + dockerUserChain + " -j " + forwardChain + "\n" +
 	"COMMIT\n"
 
-// keepForwarding looks after it until ctx ends.
+// dockerBridge is there for as long as dockerd was once started: to ask iptables for its chain would make tables on a machine
+// that has none.
+const dockerBridge = "docker0"
+
+func dockerHere() bool {
+	_, err := net.InterfaceByName(dockerBridge)
+	return err == nil
+}
+
+// keepForwarding looks after it until ctx ends, with or without --docker: pods of others than Docker need it too.
 func (d *daemon) keepForwarding(ctx context.Context) error {
 	tick := time.NewTicker(forwardEvery)
 	defer tick.Stop()
 	for {
-		if err := letForward(ctx); err != nil && ctx.Err() == nil {
-			d.log.Warn("docker's filter not opened for pods, will try again", "err", err)
+		if d.cfg.Docker || dockerHere() {
+			if err := letForward(ctx); err != nil && ctx.Err() == nil {
+				d.log.Warn("docker's filter not opened for pods, will try again", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -26,7 +26,12 @@ func (d *daemon) Doctor(ctx context.Context, r control.DoctorRequest) (control.D
 		if err != nil {
 			return doc, err
 		}
-		doc.Checks = n.examine(ctx, info)
+		if info.ID == n.key.ID() {
+			return doc, &control.Error{
+				Code: control.Usage, Message: "that is this node", Hint: "Try: weft doctor",
+			}
+		}
+		n.examine(ctx, info, &doc)
 		return doc, nil
 	}
 	doc.Checks = examineMachine(ctx)
@@ -133,7 +138,7 @@ func (n *node) examineSelf(ctx context.Context) []control.Check {
 }
 
 // examine asks what is known of the way to a peer, from the outside in.
-func (n *node) examine(ctx context.Context, info peer.Info) []control.Check {
+func (n *node) examinePeer(ctx context.Context, info peer.Info) []control.Check {
 	var checks []control.Check
 	add := func(name string, ok bool, reason, hint string) {
 		c := control.Check{Name: name, State: control.CheckOK, Reason: reason}
@@ -148,13 +153,15 @@ func (n *node) examine(ctx context.Context, info peer.Info) []control.Check {
 		add("record", false, name+" has told nothing about itself yet", "It arrives within seconds of the first contact")
 		return checks
 	}
+	var unreached []int // of checks
 	for _, ep := range n.endpointsOf(info.ID) {
 		began := time.Now()
 		tcp, cancel := context.WithTimeout(ctx, doctorDial)
 		conn, err := dialTCP(tcp, ep)
 		cancel()
 		if err != nil {
-			add("tcp "+ep.String(), false, err.Error(), "Is the port open there? Try on "+name+": weft doctor")
+			add("tcp "+ep.String(), false, unwrapped(err), "Is the port open there? Try on "+name+": weft doctor")
+			unreached = append(unreached, len(checks)-1)
 			continue
 		}
 		_ = conn.Close()
@@ -176,6 +183,11 @@ func (n *node) examine(ctx context.Context, info peer.Info) []control.Check {
 			checks = append(checks, control.Check{Name: "transport " + no.Transport, State: control.CheckWarn, Reason: no.Reason})
 		}
 		add("transport "+p.Transport, p.Link.Up, strings.Trim(p.Reason+"; "+p.Link.Reason, "; "), "")
+		for _, i := range unreached {
+			if p.Link.Up { // an address that does not answer is no fault where another way works
+				checks[i].State, checks[i].Hint = control.CheckWarn, ""
+			}
+		}
 	}
 	return checks
 }

@@ -18,7 +18,8 @@ import (
 func (n *node) drivers() []router.Driver {
 	key := wireguard.Key(n.wgKey.Bytes())
 	list := []router.Driver{
-		vxlan.Driver(n.host, n.key.ID()),
+		vxlan.Driver(n.host, n.key.ID(), n, n.log),
+		vxlan.Driver6(n.host, n.key.ID(), n, n.log),
 		wireguard.Driver(n.host, key, n, n.log),
 	}
 	if slices.Contains(n.cfg.Transports, wireguard.UserName) { // by choice only
@@ -28,9 +29,12 @@ func (n *node) drivers() []router.Driver {
 	return append(list, sleeve.Driver(n.link, host.ProbeTUN))
 }
 
-var _ wireguard.Directory = (*node)(nil)
+var (
+	_ wireguard.Directory = (*node)(nil)
+	_ vxlan.Directory     = (*node)(nil)
+)
 
-// Own is this machine's address that WireGuard's tunnels are tested from.
+// Own is this machine's address that tunnels are tested from.
 func (n *node) Own() netip.Addr {
 	if c, ok := n.ring.HostAddress(); ok {
 		return c.V4
@@ -47,18 +51,23 @@ func (n *node) Remote(id peer.ID) (wireguard.Remote, bool) {
 	at := n.heardAt(id)
 	r := wireguard.Remote{
 		Public: wireguard.Key(info.WireGuard), Secrets: n.pairs.secrets(id), Reachable: at.IsValid(),
-		NATed: at.IsValid() && !slices.ContainsFunc(info.Endpoints, func(e netip.AddrPort) bool {
-			return e.Addr().Unmap() == at.Addr().Unmap()
-		}),
 	}
+	them, us := n.hiddenPair(info)
+	r.Hidden, r.NATed = them, them || us
+	r.Host = n.Address(id)
+	return r, true
+}
+
+// Address is a peer's own one, at which tunnels to it are tested.
+func (n *node) Address(id peer.ID) (own netip.Addr) {
 	if rec, ok := n.mesh.Record(id); ok {
 		for _, a := range rec.Hosts {
 			if a.Is4() {
-				r.Host = a
+				own = a
 			}
 		}
 	}
-	return r, true
+	return own
 }
 
 // probe is one question that weft doctor asks the machine.

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"syscall"
+	"time"
 
 	"weft/prog/wire"
 	"weft/router/host"
@@ -50,16 +52,8 @@ func (n *node) equip(ctx context.Context, c *wire.Client) error {
 			return fmt.Errorf("give UDP port to the wire: %w", err)
 		}
 	}
-	if !slices.ContainsFunc(held.TCP, onPort) {
-		ln, err := listenTCP(ctx, n.cfg.Listen)
-		if err != nil {
-			return portError("tcp", n.cfg.Listen, "listen", err)
-		}
-		if err := give([]*net.TCPListener{ln}, func(files []*os.File) error {
-			return c.GiveTCP(ctx, files)
-		}); err != nil {
-			return fmt.Errorf("give TCP port to the wire: %w", err)
-		}
+	if err := n.giveTCP(ctx, c, held.TCP); err != nil {
+		return err
 	}
 	if held.TUN.Name == sleeve.Device {
 		return nil
@@ -71,6 +65,60 @@ func (n *node) equip(ctx context.Context, c *wire.Client) error {
 		err = nil
 	}
 	return err
+}
+
+// giveTCP opens the weft port, and the second one where the operator wants it, unless the wire has just these.
+func (n *node) giveTCP(ctx context.Context, c *wire.Client, held []netip.AddrPort) error {
+	type door struct {
+		at   netip.AddrPort
+		flag string
+	}
+	doors := []door{{n.cfg.Listen, "listen"}}
+	if n.cfg.RelayListen.IsValid() {
+		doors = append(doors, door{n.cfg.RelayListen, "relay-listen"})
+	}
+	missing := len(held) != len(doors)
+	for _, d := range doors {
+		missing = missing || !slices.ContainsFunc(held, func(a netip.AddrPort) bool { return a.Port() == d.at.Port() })
+	}
+	if !missing {
+		return nil
+	}
+	if len(held) > 0 { // they go first, or the port would be taken
+		if err := c.GiveTCP(ctx, nil); err != nil {
+			return fmt.Errorf("take TCP ports from the wire: %w", err)
+		}
+	}
+	var listeners []*net.TCPListener
+	for _, d := range doors {
+		ln, err := listenAgain(ctx, d.at)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close() // nothing came yet
+			}
+			return portError("tcp", d.at, d.flag, err)
+		}
+		listeners = append(listeners, ln)
+	}
+	if err := give(listeners, func(files []*os.File) error { return c.GiveTCP(ctx, files) }); err != nil {
+		return fmt.Errorf("give TCP ports to the wire: %w", err)
+	}
+	return nil
+}
+
+// listenAgain bears a port that was given up a moment ago.
+func listenAgain(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+	for began := time.Now(); ; {
+		ln, err := listenTCP(ctx, at)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Since(began) > portPatience {
+			return ln, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(portAgain):
+		}
+	}
 }
 
 // giveTUN makes the sleeve's device and hands it over.

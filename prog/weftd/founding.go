@@ -2,6 +2,7 @@ package weftd
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -125,11 +126,12 @@ const noAddressNote = "No join line yet: this machine has no address that others
 
 // firstToken is the invitation that the founder prints; errNoAddress where nobody could use it.
 func (d *daemon) firstToken(m *membership, root identity.Key) (string, *identity.Invitation, error) {
-	u, err := readUnderlay(m.pools())
+	u, err := readUnderlay(context.Background(), d.host, m.pools())
 	if err != nil {
 		return "", nil, err
 	}
-	seeds := inviteSeeds(u.endpoints(m.advertised(d.cfg), d.cfg.Listen.Port()), m.certificate.ID())
+	at := u.endpoints(m.advertised(d.cfg), d.cfg.Listen.Port())
+	seeds := append(inviteSeeds(at, m.certificate.ID()), secondDoor(at, d.cfg.RelayListen.Port(), m.certificate.ID())...)
 	return invite(identity.Issuer{Key: root}, m.cluster, seeds, control.TokenRequest{}, time.Now())
 }
 
@@ -143,12 +145,15 @@ func initReply(m *membership, token string, notes []string, existed bool) contro
 // plan decides what the new cluster is like. A pool that collides with what this machine uses is refused, or with
 // --accept-overlap noted.
 func (d *daemon) plan(ctx context.Context, r control.InitRequest) (identity.ClusterSpec, []string, error) {
-	spec, err := d.plan6(r)
+	spec, native, err := d.plan6(r)
 	if err != nil {
 		return spec, nil, err
 	}
 	pools := []netip.Prefix(r.Pools)
-	if len(pools) == 0 {
+	switch {
+	case native.IsValid():
+		pools = []netip.Prefix{native}
+	case len(pools) == 0:
 		pools = d.cfg.Pools
 	}
 	notes, pools, err := d.choosePools(ctx, pools, spec.Linked6, r.AcceptOverlap || d.cfg.AcceptOverlap)
@@ -160,7 +165,7 @@ func (d *daemon) plan(ctx context.Context, r control.InitRequest) (identity.Clus
 		expect = d.cfg.ExpectNodes
 	}
 	for _, p := range pools {
-		if err := checkPool4(p); err != nil {
+		if err := checkPool(p); err != nil {
 			return spec, nil, &control.Error{Code: control.Usage, Message: "pool: " + err.Error()}
 		}
 		pool, err := identity.NewPool(p)
@@ -179,6 +184,9 @@ func (d *daemon) plan(ctx context.Context, r control.InitRequest) (identity.Clus
 			Message: fmt.Sprintf("pool %s is too small for %d nodes", commaed(pools), expect),
 			Cause:   fmt.Sprintf("it has %d blocks to hand out, and needs twice as many as nodes", atoms),
 			Hint:    "Choose a wider --pool",
+		}
+		if native.IsValid() {
+			e.Hint += "6"
 		}
 		if wider, ok := widerPool(pools[0], expect); ok {
 			e.Hint += ", such as " + wider.String()
@@ -200,7 +208,7 @@ func commaed(pools []netip.Prefix) string {
 func widerPool(p netip.Prefix, nodes int) (netip.Prefix, bool) {
 	for bits := p.Bits(); bits > 0; bits-- {
 		wider := netip.PrefixFrom(p.Addr(), bits).Masked()
-		if checkPool4(wider) != nil {
+		if checkPool(wider) != nil {
 			continue
 		}
 		if pool, err := identity.NewPool(wider); err == nil && pool.Atoms() >= 2*nodes {
@@ -210,8 +218,17 @@ func widerPool(p netip.Prefix, nodes int) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// plan6 decides the IPv6 half.
-func (d *daemon) plan6(r control.InitRequest) (spec identity.ClusterSpec, err error) {
+// checkPool is for one that is cut for the machines.
+func checkPool(p netip.Prefix) error {
+	if p.Addr().Is6() {
+		return checkPool6(p)
+	}
+	return checkPool4(p)
+}
+
+// plan6 decides what IPv6 addresses there are: none, such as are linked with IPv4 addresses, or a native pool of them that
+// stands alone.
+func (d *daemon) plan6(r control.InitRequest) (spec identity.ClusterSpec, native netip.Prefix, err error) {
 	pool6 := r.Pool6
 	if pool6 == "" && d.cfg.NoPool6 {
 		pool6 = "none"
@@ -219,20 +236,52 @@ func (d *daemon) plan6(r control.InitRequest) (spec identity.ClusterSpec, err er
 	if pool6 == "" && d.cfg.Pool6.IsValid() {
 		pool6 = d.cfg.Pool6.String()
 	}
-	switch pool6 {
-	case "":
-	case "none":
-		spec.IPv4 = true
-	default:
-		p, err := netip.ParsePrefix(pool6)
-		if err != nil || checkPool6(p) != nil || p.Bits() > identity.Linked6Bits {
-			return spec, &control.Error{
-				Code: control.Usage, Message: "pool6: want an IPv6 network of /96 or wider, or none", Cause: "got " + pool6,
+	alone := r.NoPool || len(r.Pools) == 0 && d.cfg.NoPool
+	p, err := netip.ParsePrefix(pool6)
+	switch {
+	case alone && pool6 == "none":
+		return spec, native, &control.Error{
+			Code: control.Usage, Message: "a cluster without pools has no addresses for pods",
+			Cause: "--pool and --pool6 are none", Hint: "Leave one of them out",
+		}
+	case alone && pool6 == "":
+		return spec, uniqueLocal(), d.speaksIPv6()
+	case alone:
+		if err != nil || checkPool6(p) != nil || p != p.Masked() {
+			return spec, native, &control.Error{
+				Code: control.Usage, Message: "pool6: want an IPv6 network of /16 to /120, such as fd12:3456:789a::/48", Cause: "got " + pool6,
 			}
 		}
+		return spec, p, d.speaksIPv6()
+	case pool6 == "":
+	case pool6 == "none":
+		spec.IPv4 = true
+	case err != nil || checkLinked6(p) != nil:
+		return spec, native, &control.Error{
+			Code: control.Usage, Message: "pool6: want an IPv6 network of /96 or wider, or none", Cause: "got " + pool6,
+		}
+	default:
 		spec.Linked6 = netip.PrefixFrom(p.Addr(), identity.Linked6Bits)
 	}
-	return spec, nil
+	return spec, native, nil
+}
+
+// uniqueLocal is a random prefix of RFC 4193.
+func uniqueLocal() netip.Prefix {
+	a := [16]byte{0xfd}
+	rand.Read(a[1:6])
+	return netip.PrefixFrom(netip.AddrFrom16(a), 48)
+}
+
+// speaksIPv6 is an error where pods of a cluster with nothing but IPv6 could not be reached.
+func (d *daemon) speaksIPv6() error {
+	if err := d.host.IPv6(); err != nil {
+		return &control.Error{
+			Code: control.Unsupported, Message: "the cluster has IPv6 addresses alone, and this machine speaks no IPv6",
+			Cause: err.Error(), Hint: "Try: sysctl net.ipv6.conf.all.disable_ipv6=0",
+		}
+	}
+	return nil
 }
 
 // choosePools checks the chosen pools, or finds the first default that is free.

@@ -35,9 +35,16 @@ type glue struct {
 	local  []netip.Prefix
 	inputs router.Input
 
-	linksMu sync.Mutex
+	relayTold bool // the wire knows whether it carries packets of others
+
+	wake chan struct{} // capacity 1: the way others are reached has changed
+
+	linksMu sync.Mutex                 // guards all below
 	heard   map[peer.ID]netip.AddrPort // where the wire hears each peer
 	up      peer.Set
+	addrs   []netip.Addr       // this machine's own, of the underlay
+	detours map[peer.ID]string // why packets do not go directly
+	masked  map[peer.ID]bool   // peers that hear this node: whether at an address that is not its own
 }
 
 // glueEvery is how often the state is looked at without a call: the machine's own addresses change silently.
@@ -75,6 +82,7 @@ func (n *node) runGlue(ctx context.Context) error {
 			n.ring.RosterChanged()
 		case <-blocks:
 		case <-routes:
+		case <-n.glue.wake:
 		case <-tick.C:
 		}
 	}
@@ -84,11 +92,13 @@ func (n *node) runGlue(ctx context.Context) error {
 // doing what it can.
 func (n *node) push(ctx context.Context) error {
 	n.circuits.Cut()
-	errs := []error{n.pushPeers(ctx), n.mendTUN(ctx), n.pushLocal(ctx)} // sessions first: who was removed must be gone now
-	u, err := readUnderlay(n.pools)
+	// Sessions first: who was removed must be gone now.
+	errs := []error{n.pushPeers(ctx), n.tellRelay(ctx), n.mendTUN(ctx), n.pushLocal(ctx)}
+	u, err := n.readUnderlay(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	n.noteUnderlay(u)
 	if err := n.mesh.Publish(func(r *mesh.Record) { *r = n.describe(*r, u) }); err != nil {
 		errs = append(errs, fmt.Errorf("publish own record: %w", err))
 	}
@@ -118,7 +128,8 @@ func (n *node) pushPeers(ctx context.Context) error {
 			continue
 		}
 		peers = append(peers, wire.Peer{
-			ID: p.ID, NoisePublic: p.Noise, Endpoints: n.toldEndpoints(p.ID), Secrets: n.pairs.secrets(p.ID),
+			ID: p.ID, NoisePublic: p.Noise, Endpoints: n.packetEndpoints(p.ID), Secrets: n.pairs.secrets(p.ID),
+			Relays: n.relaysFor(p), TCP: dataStreams(p, n.toldEndpoints(p.ID)),
 		})
 	}
 	if n.glue.peers != nil && reflect.DeepEqual(peers, n.glue.peers) {
@@ -174,7 +185,10 @@ func (n *node) pushRouter(ctx context.Context, u underlay) {
 			endpoint = p.Endpoints[0]
 		}
 		p.LastSeen, p.State = time.Time{}, peer.Alive // rumours and clocks are no reason to plan anew
-		in.Peers = append(in.Peers, router.Peer{Info: p, Blocks: blocks[p.ID], Endpoint: endpoint})
+		p.Reflected, p.Homes = nil, nil               // nor is what the wire alone goes by
+		in.Peers = append(in.Peers, router.Peer{
+			Info: p, Blocks: blocks[p.ID], Endpoint: endpoint, NoDirect: n.noDirect(p),
+		})
 	}
 	if reflect.DeepEqual(in, n.glue.inputs) {
 		return
@@ -219,6 +233,9 @@ func (n *node) heardAt(id peer.ID) netip.AddrPort {
 // listenPorts lists the ports of weft on this machine that pods must not reach.
 func listenPorts(cfg Config) []uint16 {
 	ports := []uint16{cfg.Listen.Port()}
+	if cfg.RelayListen.IsValid() {
+		ports = append(ports, cfg.RelayListen.Port())
+	}
 	if !cfg.MetricsOff {
 		ports = append(ports, cfg.MetricsListen.Port())
 	}
@@ -227,10 +244,11 @@ func listenPorts(cfg Config) []uint16 {
 
 // record is what this node says about itself, at the start.
 func (n *node) record(r mesh.Record) (mesh.Record, error) {
-	u, err := readUnderlay(n.pools)
+	u, err := n.readUnderlay(context.Background())
 	if err != nil {
 		return mesh.Record{}, err
 	}
+	n.noteUnderlay(u)
 	return n.describe(r, u), nil
 }
 
@@ -245,6 +263,7 @@ func (n *node) describe(r mesh.Record, u underlay) mesh.Record {
 	r.Trusted = n.cfg.Trusted
 	r.MTU = u.mtu
 	r.Build = n.cfg.Build
+	n.confess(&r)
 	if n.ring != nil {
 		if c, ok := n.ring.HostAddress(); ok {
 			r.Hosts = addresses(c)
@@ -306,7 +325,7 @@ var _ ipam.Network = ringNetwork{}
 func (r ringNetwork) Call(ctx context.Context, to peer.ID, method string, req []byte) ([]byte, error) {
 	return r.mesh.Call(ctx, to, method, req)
 }
-func (r ringNetwork) Changed()             { r.mesh.Changed(replicaRing) }
+func (r ringNetwork) Changed(news []byte)  { r.mesh.Announce(replicaRing, news) }
 func (r ringNetwork) Peers() []peer.Info   { return r.mesh.Peers() }
 func (r ringNetwork) Voters() []peer.Voter { return r.mesh.Roster().Voters() }
 
@@ -321,11 +340,16 @@ var _ ipam.Roster = ringRoster{}
 func (r ringRoster) Removals() []ipam.Removal {
 	var all []ipam.Removal
 	for _, x := range r.Roster.Removals() {
-		all = append(all, ipam.Removal{
-			Node: x.Node, Left: x.Reason == identity.Left, Stolen: x.Reason == identity.Stolen, Silent: x.Reason == identity.Silence,
-		})
+		all = append(all, ringRemoval(x))
 	}
 	return all
+}
+
+func ringRemoval(r *identity.Removal) ipam.Removal {
+	return ipam.Removal{
+		Node: r.Node, Left: r.Reason == identity.Left, Stolen: r.Reason == identity.Stolen, Silent: r.Reason == identity.Silence,
+		Incarnation: r.Start,
+	}
 }
 
 func (r ringRoster) Joining() []peer.Info { return r.node.sponsor.Joining() }

@@ -48,6 +48,12 @@ func (d *daemon) IPRelease(ctx context.Context, r control.IPReleaseRequest) (con
 	if err != nil {
 		return control.IPReleaseReply{}, err
 	}
+	if name, ok := n.clientOf(claim); ok {
+		return control.IPReleaseReply{}, &control.Error{
+			Code: control.Conflict, Message: r.What + " belongs to a client",
+			Hint: "It goes with the client: weft client remove " + name,
+		}
+	}
 	released, err := n.ring.Release(ctx, claim.Container, claim.IfName)
 	if err != nil {
 		return control.IPReleaseReply{}, explain(err)

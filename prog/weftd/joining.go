@@ -56,7 +56,7 @@ func forGood(err error) bool {
 // joinCluster enters the cluster of a token, or says that this node is in it already.
 func (d *daemon) joinCluster(ctx context.Context, r control.JoinRequest) (control.JoinReply, error) {
 	if n, _ := d.current(); n != nil {
-		if _, gone := n.removed(); gone {
+		if n.over() {
 			return d.joinAgain(ctx, n, r)
 		}
 	}
@@ -103,6 +103,11 @@ func (d *daemon) joinCluster(ctx context.Context, r control.JoinRequest) (contro
 // checkJoined refuses a cluster whose pools this machine already uses. The admission is not lost: joining again with
 // --accept-overlap gets the same certificate.
 func (d *daemon) checkJoined(ctx context.Context, m *membership, accept bool) error {
+	if m.native() {
+		if err := d.speaksIPv6(); err != nil {
+			return err
+		}
+	}
 	notes, err := router.CheckPools(ctx, d.host, m.pools())
 	for _, note := range notes {
 		d.log.Warn("pool overlaps", "note", note)

@@ -174,7 +174,7 @@ func (d *daemon) finish(why string, last func(context.Context) error) {
 
 // purge leaves the machine as if weft had never been there. The folders go last, and only when they are empty.
 func (d *daemon) purge(ctx context.Context) error {
-	if d.cfg.Docker {
+	if dockerHere() {
 		stopForward(ctx)
 	}
 	err := errors.Join(router.Remove(ctx, d.host, d.state.file(fileUndo)), d.state.purge())

@@ -24,11 +24,11 @@ func (n *node) findLent(ctx context.Context, pods []router.Pod) {
 			continue
 		}
 		for i, p := range pods {
-			if p.Name != c.Container || p.IfName != c.IfName || !p.V4.IsValid() {
+			if p.Name != c.Container || p.IfName != c.IfName || !p.V4.IsValid() && !p.V6.IsValid() {
 				continue
 			}
 			// An error means that the plugin is not that far, or never will be: then there is nothing to let through.
-			if device, err := n.host.DeviceTo(ctx, p.V4); err == nil {
+			if device, err := n.host.DeviceTo(ctx, c.Addr()); err == nil {
 				pods[i].Device = device
 			}
 		}

@@ -66,7 +66,7 @@ func (m *membership) append(b []byte) []byte {
 	return b
 }
 
-// pools lists all pools of the cluster, IPv4 first.
+// pools lists all pools of the cluster, the linked one last.
 func (m *membership) pools() []netip.Prefix {
 	var all []netip.Prefix
 	for _, p := range m.cluster.Pools {
@@ -77,6 +77,9 @@ func (m *membership) pools() []netip.Prefix {
 	}
 	return all
 }
+
+// native reports whether the cluster has IPv6 pools, and so nothing else.
+func (m *membership) native() bool { return m.cluster.Pools[0].Prefix.Addr().Is6() }
 
 // advertised is where others are told to find this node, before what it finds out itself.
 func (m *membership) advertised(cfg Config) []netip.AddrPort {

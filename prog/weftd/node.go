@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/ed25519"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,13 +56,15 @@ type node struct {
 
 	segments *segments // nil without Docker
 	glue     glue
+	reach    reach
+	punches  chan punchMessage
+	echoes   echoes
 	clients  clients
 
 	retired  context.Context // ends when this node was removed and its machine joins as another
 	retire   context.CancelFunc
 	ended    chan struct{}          // closed when run has returned
 	staysOut atomic.Pointer[string] // why it may not come back by itself
-	forced   sync.Map               // of peer.ID: when it was removed by force
 	holds    holds
 
 	reclaimed reclaimer
@@ -73,6 +75,7 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 	n := &node{
 		cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
 		name: m.certificate.Name(), pools: m.pools(), lingers: newLingers(),
+		punches: make(chan punchMessage, punchQueue), echoes: newEchoes(), glue: glue{wake: make(chan struct{}, 1)},
 	}
 	n.cfg.Advertise = m.advertised(cfg)
 	n.retired, n.retire = context.WithCancel(context.Background())
@@ -122,6 +125,9 @@ func (n *node) buildMesh() error {
 		Cert:      func() *identity.Certificate { return n.member.certificate },
 		Allowed:   n.admitted,
 		Endpoints: n.endpointsOf,
+		Relays:    n.streamRelays,
+		Carries:   func() bool { return !n.cfg.NoRelay },
+		Ring:      n.ringUp,
 		Log:       n.log,
 	})
 	if err != nil {
@@ -134,6 +140,11 @@ func (n *node) buildMesh() error {
 	if !n.member.sponsor.IsZero() {
 		seeds = append(seeds, n.member.sponsor)
 	}
+	saved, err := mesh.SavedRecord(n.state)
+	if err != nil {
+		return err
+	}
+	n.recall(saved)
 	record, err := n.record(mesh.Record{Name: n.name})
 	if err != nil {
 		return err
@@ -154,8 +165,12 @@ func (n *node) buildMesh() error {
 	if err != nil {
 		return err
 	}
-	n.pairs.members = n.mesh.Peers
+	n.pairs.members, n.pairs.easier = n.mesh.Peers, n.easierToDial
 	n.mesh.Handle(methodHeard, n.serveHeard)
+	n.mesh.Listen(datagramRing, n.hearRing)
+	n.mesh.Listen(datagramPunch, n.hearPunch)
+	n.mesh.Listen(datagramEcho, n.takeEcho)
+	n.mesh.Handle(methodWays, n.serveWays)
 	return nil
 }
 
@@ -209,29 +224,31 @@ func (n *node) buildRouter() error {
 	return err
 }
 
-// run works until ctx ends or the node is retired. The wire, the kernel's tunnels, routes and guard stay as they are when it returns.
+// run works until ctx ends or the node is retired; what speaks with others ends earlier when the identity is stopped. The wire, the kernel's tunnels, routes and guard stay as they are when it returns.
 func (n *node) run(ctx context.Context) error {
 	defer close(n.ended)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.retired, cancel)()
-	return supervise(ctx, n.log,
-		task{"router", n.router.Run},
-		task{"wire", n.link.run},
-		task{"mesh", n.mesh.Run},
-		task{"ring", n.ring.Run},
-		task{"lingers", n.runLingers},
-		task{"renumber", n.runRenumber},
-		task{"circuits", func(ctx context.Context) error {
-			return n.circuits.Serve(ctx, n.link.Accept, circuit.Handlers{Circuit: n.serveCircuit, Join: n.sponsor.Serve})
-		}},
-		task{"pairs", n.pairs.run},
-		task{"glue", n.runGlue},
-		task{"clients", n.runClients},
-		task{"silence", n.watchSilence},
-		task{"reclaim", n.reclaim},
-		task{"segments", n.runSegments},
-	)
+	return supervise(ctx, n.log, task{"ring", n.ring.Run}, task{"live", func(ctx context.Context) error {
+		return n.live(ctx,
+			task{"router", n.router.Run},
+			task{"wire", n.link.run},
+			task{"mesh", n.mesh.Run},
+			task{"lingers", n.runLingers},
+			task{"renumber", n.runRenumber},
+			task{"circuits", func(ctx context.Context) error {
+				return n.circuits.Serve(ctx, n.link.Accept, circuit.Handlers{Circuit: n.serveCircuit, Join: n.serveJoin})
+			}},
+			task{"pairs", n.pairs.run},
+			task{"glue", n.runGlue},
+			task{"reach", n.runReach},
+			task{"clients", n.runClients},
+			task{"silence", n.watchSilence},
+			task{"reclaim", n.reclaim},
+			task{"segments", n.runSegments},
+		)
+	}})
 }
 
 // serveCircuit gives a member's stream to whom it is for.
@@ -239,6 +256,9 @@ func (n *node) serveCircuit(ctx context.Context, conn *circuit.Conn) {
 	if err := n.mesh.Roster().Add(conn.Certificate); err != nil {
 		n.log.Warn("certificate of a member not kept", "peer", conn.Peer, "err", err)
 		return
+	}
+	if conn.Via.IsZero() && n.reach.cameIn(time.Now()) {
+		n.nudge()
 	}
 	if conn.Kind != streamPair {
 		n.mesh.ServeStream(ctx, conn.Peer, conn.Kind, conn)
@@ -258,11 +278,32 @@ func (n *node) publicKey(id peer.ID) (ed25519.PublicKey, bool) {
 	return c.Public(), true
 }
 
+// serveJoin gives a machine that wants to join to the sponsor. That it got here tells that this node can be dialled.
+func (n *node) serveJoin(ctx context.Context, conn *tls.Conn, from netip.AddrPort) {
+	if n.reach.cameIn(time.Now()) {
+		n.nudge()
+	}
+	n.sponsor.Serve(ctx, conn, from)
+}
+
 // endpointsOf lists where a member may be dialled: by its own word, and where the wire hears it.
 func (n *node) endpointsOf(id peer.ID) []netip.AddrPort {
-	all := n.toldEndpoints(id)
-	if at := n.heardAt(id); at.IsValid() && !slices.Contains(all, at) {
+	info, _ := n.mesh.Peer(id)
+	all := dataStreams(info, n.toldEndpoints(id))
+	if at := n.heardAt(id); at.IsValid() && !slices.Contains(all, at) && !slices.Contains(info.Reflected, at) {
 		all = append(all, at)
+	}
+	return all
+}
+
+// packetEndpoints lists where a member may be sent datagrams: where it may be dialled, and outside addresses of its NAT.
+func (n *node) packetEndpoints(id peer.ID) []netip.AddrPort {
+	info, _ := n.mesh.Peer(id)
+	all := n.toldEndpoints(id)
+	for _, ap := range info.Reflected {
+		if dialable(ap, n.pools) && !slices.Contains(all, ap) {
+			all = append(all, ap)
+		}
 	}
 	return all
 }
@@ -270,7 +311,8 @@ func (n *node) endpointsOf(id peer.ID) []netip.AddrPort {
 // toldEndpoints are a member's own word, and where it was when this node joined.
 func (n *node) toldEndpoints(id peer.ID) []netip.AddrPort {
 	info, _ := n.mesh.Peer(id)
-	all := slices.DeleteFunc(info.Endpoints, func(ap netip.AddrPort) bool { return !dialable(ap, n.pools) })
+	own := n.ownAddresses() // a stranger's network may have the same private addresses: there would be this node itself
+	all := slices.DeleteFunc(info.Endpoints, func(ap netip.AddrPort) bool { return !dialable(ap, n.pools) || isOwn(own, ap.Addr()) })
 	if id == n.member.sponsor && !slices.Contains(all, n.member.endpoint) {
 		all = append(all, n.member.endpoint)
 	}

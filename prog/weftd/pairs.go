@@ -34,7 +34,7 @@ const (
 	pairLife     = 24 * time.Hour   // then it is agreed anew
 	pairRetryMin = 500 * time.Millisecond
 	pairRetryMax = 30 * time.Second
-	pairYield    = 2 * time.Second // the member with the higher ID waits this long for the other to begin
+	pairYield    = 2 * time.Second // the member that need not begin waits this long for the other; see mayBegin
 	pairsAtOnce  = 8
 	pairTick     = 250 * time.Millisecond
 
@@ -52,6 +52,7 @@ type pairs struct {
 	dial     func(ctx context.Context, to peer.ID, kind byte) (*circuit.Conn, error)
 	members  func() []peer.Info
 	tell     func(ctx context.Context) error // pushes the secrets to the wire; returns when the wire has them
+	easier   func(peer.Info) int             // positive: to dial than to be dialled by; nil: nobody knows
 	shuffled func(int) []int
 
 	mu sync.Mutex // guards all below
@@ -134,7 +135,7 @@ func (p *pairs) due(now time.Time) []peer.ID {
 		of := p.of[m.ID]
 		if of == nil {
 			of = &pair{since: now}
-			if p.self.Compare(m.ID) > 0 {
+			if !p.mayBegin(m) {
 				of.next = now.Add(pairYield)
 			}
 			p.of[m.ID] = of
@@ -157,6 +158,16 @@ func (p *pairs) due(now time.Time) []peer.ID {
 		}
 	}
 	return due
+}
+
+// mayBegin reports whether this node dials a new member at once: when it alone can, or when it has the lower ID.
+func (p *pairs) mayBegin(m peer.Info) bool {
+	if p.easier != nil {
+		if e := p.easier(m); e != 0 {
+			return e > 0
+		}
+	}
+	return p.self.Compare(m.ID) < 0
 }
 
 // done notes how a dial went.

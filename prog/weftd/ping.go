@@ -18,6 +18,7 @@ import (
 
 	"weft/mesh/peer"
 	"weft/prog/control"
+	"weft/router/sleeve"
 )
 
 const (
@@ -69,14 +70,7 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 			Seq: seq, Peer: n.peerName(info.ID), Address: to, Path: control.PathNone,
 			RTTms: float64(rtt.Microseconds()) / 1000,
 		}
-		for _, ps := range n.router.Status().Peers {
-			if ps.Peer == info.ID {
-				answer.Transport, answer.Endpoint = ps.Transport, ps.Link.Endpoint
-				if ps.Transport != "" {
-					answer.Path = control.PathDirect
-				}
-			}
-		}
+		n.nameRoute(ctx, info.ID, &answer)
 		if err != nil {
 			answer.Lost = err.Error()
 		}
@@ -93,6 +87,30 @@ func (d *daemon) Ping(ctx context.Context, r control.PingRequest, reply func(con
 		}
 	}
 	return nil
+}
+
+// nameRoute says which way the answer came: as the wire sends now, which the router hears of a little later.
+func (n *node) nameRoute(ctx context.Context, id peer.ID, answer *control.PingReply) {
+	for _, ps := range n.router.Status().Peers {
+		if ps.Peer != id || ps.Transport == "" {
+			continue
+		}
+		link := ps.Link
+		if ps.Transport == sleeve.Name {
+			if stats, err := n.link.stats(ctx); err == nil {
+				for _, p := range stats.Peers {
+					if p.ID == id {
+						link = p.Link()
+					}
+				}
+			}
+		}
+		answer.Transport, answer.Endpoint, answer.TCP, answer.Path = ps.Transport, link.Endpoint, link.TCP, control.PathDirect
+		for _, relay := range link.Via {
+			answer.Path = control.PathRelay
+			answer.Via = append(answer.Via, n.peerName(relay))
+		}
+	}
 }
 
 // target is the member that a person means, by name, ID or an address of its blocks, and what to probe: that address, or

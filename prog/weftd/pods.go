@@ -75,14 +75,14 @@ func (n *node) attach(ctx context.Context, r control.AttachRequest) (control.Att
 	}
 	claim, err := n.ring.Claim(ctx, ipam.Request{
 		Container: r.Container, IfName: r.Ifname, NetNS: r.Netns, Pod: r.Pod, Address: r.IP,
-		Network: r.Network, Aliases: strings.Join(r.Aliases, " "), Inode: id.ino,
+		Network: r.Network, Aliases: strings.Join(r.Aliases, " "), Inode: id.ino, MTU: r.MTU, MAC: r.MAC,
 	})
 	if err != nil {
 		return control.AttachReply{}, err
 	}
 	made, err := n.router.Attach(ctx, router.AttachRequest{
 		Pod:   router.Pod{Name: r.Container, IfName: r.Ifname, V4: claim.V4, V6: claim.V6},
-		NetNS: r.Netns, MTU: r.MTU, MAC: r.MAC,
+		NetNS: r.Netns, MTU: claim.MTU, MAC: claim.MAC,
 	})
 	if err != nil {
 		if existed {

@@ -58,24 +58,30 @@ func checkPort(ctx context.Context, at netip.AddrPort, socket string) error {
 }
 
 func tryPort(ctx context.Context, at netip.AddrPort, socket string) error {
-	fail := func(network string, err error) error {
-		if p, ok := portHolder(network, at.Port()); ok && p.wire && slices.Contains(p.args, socket) && errors.Is(err, syscall.EADDRINUSE) {
-			return nil
-		}
-		return portError(network, at, "listen", err)
-	}
 	conns, err := sleeve.ListenUDP(ctx, at)
 	if err != nil {
-		return fail("udp", err)
+		return portTaken("udp", at, "listen", socket, err)
 	}
 	for _, c := range conns {
 		_ = c.Close() // nothing was sent
 	}
+	return tryTCP(ctx, at, "listen", socket)
+}
+
+func tryTCP(ctx context.Context, at netip.AddrPort, flag, socket string) error {
 	ln, err := listenTCP(ctx, at)
 	if err != nil {
-		return fail("tcp", err)
+		return portTaken("tcp", at, flag, socket, err)
 	}
 	return ln.Close()
+}
+
+// portTaken is nil when the wire that listens at socket has the port.
+func portTaken(network string, at netip.AddrPort, flag, socket string, err error) error {
+	if p, ok := portHolder(network, at.Port()); ok && p.wire && slices.Contains(p.args, socket) && errors.Is(err, syscall.EADDRINUSE) {
+		return nil
+	}
+	return portError(network, at, flag, err)
 }
 
 // program is a process that has a port.

@@ -86,7 +86,7 @@ func (n *node) giveUp(ctx context.Context, a control.Attached) error {
 		return err
 	}
 	n.reclaimed.released.Add(1)
-	n.log.Info("released the claim of a namespace that is gone", "container", c.Container, "device", c.IfName, "address", c.V4)
+	n.log.Info("released the claim of a namespace that is gone", "container", c.Container, "device", c.IfName, "address", c.Addr())
 	return nil
 }
 

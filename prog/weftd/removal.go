@@ -46,6 +46,9 @@ func (n *node) dial(ctx context.Context, to peer.ID, kind byte) (*circuit.Conn, 
 
 // whyNoMember is the sponsor's question.
 func (n *node) whyNoMember(id peer.ID) (identity.Reason, bool) {
+	if id == n.key.ID() && n.ring.Leaving() {
+		return identity.Left, true // it has told others what it knows, and agrees to nothing any more
+	}
 	r, ok := n.mesh.Roster().Removal(id)
 	if !ok {
 		return 0, false
@@ -79,9 +82,6 @@ func (d *daemon) PeerRemove(ctx context.Context, r control.RemoveRequest) (contr
 		}
 		reply.Removed = append(reply.Removed, removed)
 		items = append(items, signed...)
-		if r.Force {
-			n.forced.Store(v.ID, time.Now())
-		}
 		n.log.Warn("remove member", "peer", v.ID, "name", v.Name, "reason", removed.Reason, "state", v.State.String(), "forced", r.Force)
 		if r.Stolen && v.Issuer {
 			reply.Notes = append(reply.Notes, v.Name+" could admit machines: look for members that nobody knows (weft peer list), "+
@@ -184,15 +184,20 @@ func (n *node) remover() (identity.Issuer, error) {
 	}
 }
 
-// forcedNotes name those who were removed by force on this machine since its daemon started: the rule that no address is given
-// twice was broken knowingly, and who looks for the cause of trouble should find it.
-func (n *node) forcedNotes() (notes []string) {
-	n.forced.Range(func(id, at any) bool {
-		notes = append(notes, fmt.Sprintf("%s was removed by force at %s: what silent members had from it may be given again",
-			n.peerName(id.(peer.ID)), at.(time.Time).UTC().Format("2006-01-02 15:04 UTC")))
-		return true
-	})
-	slices.Sort(notes)
+// forcedShown is how long after a removal it is said that it was finished by force.
+const forcedShown = 30 * 24 * time.Hour
+
+// forcedNotes name those whose removal was finished by force, on whichever machine: the rule that no address is given twice
+// was broken knowingly, and who looks for the cause of trouble should find it.
+func (n *node) forcedNotes(now time.Time) (notes []string) {
+	for _, f := range n.ring.ForcedRemovals() {
+		r, ok := n.mesh.Roster().Removal(f.Node)
+		if !ok || now.Sub(r.Created) > forcedShown {
+			continue
+		}
+		notes = append(notes, fmt.Sprintf("%s was removed on %s, and %s gave its space away by force: what silent members had from it may be given again",
+			n.peerName(f.Node), r.Created.UTC().Format("2006-01-02 15:04 UTC"), n.peerName(f.By)))
+	}
 	return notes
 }
 
@@ -208,7 +213,7 @@ func (n *node) removal(by identity.Issuer, v peer.Info, stolen bool) (control.Re
 		why = identity.Stolen
 	}
 	out := control.RemovedPeer{ID: v.ID.String(), Name: v.Name, Reason: why.String()}
-	r, err := by.Remove(v.ID, why, time.Now())
+	r, err := by.RemoveStart(v.ID, n.ring.Incarnation(v.ID), why, time.Now())
 	if err != nil {
 		return out, nil, err
 	}
@@ -241,7 +246,7 @@ func (n *node) removal(by identity.Issuer, v peer.Info, stolen bool) (control.Re
 // silenced signs the removal of a member that nobody has heard for too long, with an invitation for its key: who proves
 // that it was this node comes back with it, once, as another.
 func (n *node) silenced(by identity.Issuer, id peer.ID, now time.Time) ([]identity.Item, error) {
-	r, err := by.Remove(id, identity.Silence, now)
+	r, err := by.RemoveStart(id, n.ring.Incarnation(id), identity.Silence, now)
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ const (
 func podsOf(claims, strays []ipam.Claim) []router.Pod {
 	lost := make(map[netip.Addr]bool, len(strays))
 	for _, c := range strays {
-		lost[c.V4] = true
+		lost[c.Addr()] = true
 	}
 	var pods []router.Pod
 	for _, c := range claims {
@@ -43,7 +43,7 @@ func podsOf(claims, strays []ipam.Claim) []router.Pod {
 		switch {
 		case c.ByHand():
 			continue
-		case lost[c.V4]:
+		case lost[c.Addr()]:
 			pod.V4, pod.V6 = netip.Addr{}, netip.Addr{}
 		}
 		pods = append(pods, pod)
@@ -139,13 +139,13 @@ func (n *node) renumber(ctx context.Context, c ipam.Claim) error {
 	case c.ByHand():
 		return n.renumberByHand(ctx, c)
 	case c.NetNS == "" || lent(c):
-		return fmt.Errorf("%s belongs to somebody else now, and only who made its interface can change it", c.V4)
+		return fmt.Errorf("%s belongs to somebody else now, and only who made its interface can change it", c.Addr())
 	}
 	if err := sameNamespace(c); err != nil {
 		if _, err := n.takeBack(ctx, c); err != nil {
 			return err
 		}
-		n.log.Info("address released that had become somebody else's", "container", c.Container, "address", c.V4, "err", err)
+		n.log.Info("address released that had become somebody else's", "container", c.Container, "address", c.Addr(), "err", err)
 		return nil
 	}
 	before, after, err := n.ring.Renumber(ctx, c.Container, c.IfName)
@@ -153,7 +153,7 @@ func (n *node) renumber(ctx context.Context, c ipam.Claim) error {
 		return err
 	}
 	n.renumbered.Add(1)
-	n.log.Warn("pod renumbered: its address had become somebody else's", "container", c.Container, "address", after.V4, "was", before.V4)
+	n.log.Warn("pod renumbered: its address had become somebody else's", "container", c.Container, "address", after.Addr(), "was", before.Addr())
 	return nil
 }
 
@@ -172,7 +172,7 @@ func (n *node) finish(ctx context.Context, at control.Attached) error {
 	}
 	_, err = n.router.Attach(ctx, router.AttachRequest{
 		Pod:   router.Pod{Name: c.Container, IfName: c.IfName, V4: c.V4, V6: c.V6},
-		NetNS: c.NetNS,
+		NetNS: c.NetNS, MTU: c.MTU, MAC: c.MAC,
 	})
 	return err
 }
@@ -182,6 +182,6 @@ func (n *node) renumberByHand(ctx context.Context, c ipam.Claim) error {
 	if _, err := n.ring.Release(ctx, c.Container, c.IfName); err != nil {
 		return err
 	}
-	n.log.Warn("address kept by hand has become somebody else's", "container", c.Container, "address", c.V4)
+	n.log.Warn("address kept by hand has become somebody else's", "container", c.Container, "address", c.Addr())
 	return nil
 }

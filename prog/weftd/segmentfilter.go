@@ -77,14 +77,17 @@ func segmentFilter(own docker.Arrangement, members map[string][]netip.Addr, host
 // publishRules lead ports of the machine to containers.
 func publishRules(ports []docker.Port) (rules []string) {
 	for _, p := range ports {
-		at, proto := "fib daddr type local", "tcp"
+		at, proto, family := "fib daddr type local", "tcp", "ip"
+		if p.Container.Is6() {
+			family = "ip6"
+		}
 		if p.Host.IsValid() {
-			at = "ip daddr " + p.Host.String()
+			at = family + " daddr " + p.Host.String()
 		}
 		if p.UDP {
 			proto = "udp"
 		}
-		rules = append(rules, fmt.Sprintf("%s %s dport %d dnat ip to %s", at, proto, p.HostPort, netip.AddrPortFrom(p.Container, p.Port)))
+		rules = append(rules, fmt.Sprintf("%s %s dport %d dnat %s to %s", at, proto, p.HostPort, family, netip.AddrPortFrom(p.Container, p.Port)))
 	}
 	slices.Sort(rules)
 	return rules

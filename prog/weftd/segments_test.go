@@ -82,6 +82,7 @@ func TestTheFilterOfNetworks(t *testing.T) {
 		Ports: []docker.Port{
 			{HostPort: 8080, Container: addrs("10.32.0.2")[0], Port: 80},
 			{UDP: true, Host: addrs("192.0.2.7")[0], HostPort: 53, Container: addrs("10.32.0.2")[0], Port: 53},
+			{HostPort: 8080, Container: addrs("fd00::a20:2")[0], Port: 80},
 		},
 	}
 	members := map[string][]netip.Addr{"shop": addrs("10.32.0.2", "fd00::a20:2", "10.40.0.2"), "vault": nil}
@@ -95,6 +96,7 @@ func TestTheFilterOfNetworks(t *testing.T) {
 		"ip saddr @docker.internal4 ip daddr != @docker.pools4 counter drop",
 		"fib daddr type local tcp dport 8080 dnat ip to 10.32.0.2:80",
 		"ip daddr 192.0.2.7 udp dport 53 dnat ip to 10.32.0.2:53",
+		"fib daddr type local tcp dport 8080 dnat ip6 to [fd00::a20:2]:80",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("there is no %q in\n%s", want, text)

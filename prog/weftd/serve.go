@@ -51,6 +51,7 @@ func (d *daemon) PeerShow(_ context.Context, word string) (control.PeerDetail, e
 		}
 	}
 	detail.Peer = peerStatus(info, r, n.ring.Blocks()[info.ID], time.Now())
+	n.showWay(&detail.Peer, info, r)
 	if r.Transport != "" {
 		detail.Links = append(detail.Links, control.Link{
 			Transport: r.Transport, Up: r.Link.Up, InUse: true, Endpoint: r.Link.Endpoint,

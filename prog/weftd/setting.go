@@ -125,8 +125,11 @@ func Settings() []Setting {
 			get: func(c Config) string { return c.Name },
 		},
 		{
-			Key: "pool", Arg: "CIDR,…", Help: "IPv4 pools of a new cluster (default: a free private range)",
+			Key: "pool", Arg: "CIDR,…", Help: "IPv4 pools of a new cluster, or none (default: a free private range)",
 			set: func(c *Config, v string) (err error) {
+				if c.NoPool, c.Pools = v == "none", nil; c.NoPool {
+					return nil
+				}
 				if c.Pools, err = parsePrefixes(v); err != nil {
 					return err
 				}
@@ -137,7 +140,12 @@ func Settings() []Setting {
 				}
 				return nil
 			},
-			get: func(c Config) string { return joinPrefixes(c.Pools) },
+			get: func(c Config) string {
+				if c.NoPool {
+					return "none"
+				}
+				return joinPrefixes(c.Pools)
+			},
 		},
 		{
 			Key: "pool6", Arg: "CIDR", Help: "IPv6 pool of a new cluster, or none (default: unique local addresses)",
@@ -273,6 +281,23 @@ func Settings() []Setting {
 			get: func(c Config) string { return showSwitch(c.StrictRestart) },
 		},
 		{
+			Key: "no-relay", Help: "carry no packets and no streams of other members",
+			set: setSwitch(func(c *Config) *bool { return &c.NoRelay }),
+			get: func(c Config) string { return showSwitch(c.NoRelay) },
+		},
+		{
+			Key: "relay-listen", Arg: "ADDR", Help: "second TCP port, such as :443, for members whose networks let nothing else out",
+			set: func(c *Config, v string) (err error) {
+				if v == "" {
+					c.RelayListen = netip.AddrPort{}
+					return nil
+				}
+				c.RelayListen, err = parseListen(v)
+				return err
+			},
+			get: func(c Config) string { return showAddr(c.RelayListen) },
+		},
+		{
 			Key: "docker", Help: "be a network plugin of the Docker on this machine, by " + docker.DefaultSocket,
 			set: setSwitch(func(c *Config) *bool { return &c.Docker }),
 			get: func(c Config) string { return showSwitch(c.Docker) },
@@ -315,7 +340,9 @@ func Settings() []Setting {
 }
 
 // transportNames are the transports of this build, best first.
-func transportNames() []string { return []string{"vxlan", "wireguard", "wireguard-user", "sleeve"} }
+func transportNames() []string {
+	return []string{"vxlan", "vxlan6", "wireguard", "wireguard-user", "sleeve"}
+}
 
 // ParseAdvertise reads an address with a port or without; port 0 stands for that of Config.Listen.
 func ParseAdvertise(s string) (netip.AddrPort, error) {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"weft/ipam"
+	"weft/ipam/space"
 	"weft/mesh/peer"
 	"weft/prog/control"
 	"weft/router"
@@ -55,15 +57,19 @@ func (n *node) status(s *control.Status) {
 	if settled {
 		s.Node.Overlay = addresses(host)
 	}
+	s.Node.NAT, s.Node.Relay = n.reach.show(time.Now()).nat.String(), own.Relays && own.Dialable
 	_, s.Node.Voter = n.member.certificate.Voter()
 	_, s.Node.Issuer = roster.Delegation(n.key.ID())
 	end, gone := n.removed()
+	why, stopped := n.ring.Stopped()
 	switch {
 	case gone:
 		s.Node.State, s.Node.Reason, s.Node.Voter = control.NodeRemoved, n.whyRemoved(end), false
+	case stopped:
+		s.Node.State, s.Node.Reason = control.NodeWaiting, why
 	case !routes.Ready:
 		s.Node.State, s.Node.Reason = control.NodeJoining, cmp.Or(routes.Reason, "routes and guard are being set up")
-	case ring.State == ipam.StateWaiting:
+	case ring.State == ipam.StateWaiting && !(ring.Full && settled): // a member that has given away all its addresses is one
 		s.Node.State, s.Node.Reason = control.NodeJoining, ring.Reason
 	case n.link.attached() == 0:
 		s.Node.State, s.Node.Reason = control.NodeJoining, "the data plane is starting"
@@ -71,6 +77,8 @@ func (n *node) status(s *control.Status) {
 		s.Node.State, s.Node.Reason = control.NodeJoining, "this machine has no pod address of its own yet"
 	case routes.Reason != "":
 		s.Node.Reason = routes.Reason
+	case ring.Full:
+		s.Node.Reason = ring.Reason
 	case ring.State == ipam.StateUnconfirmed:
 		s.Node.Reason = "unconfirmed: " + ring.Reason
 	}
@@ -101,6 +109,7 @@ func (n *node) status(s *control.Status) {
 			continue
 		}
 		line := peerStatus(info, byPeer[info.ID], blocks[info.ID], time.Now())
+		n.showWay(&line, info, byPeer[info.ID])
 		if r, ok := roster.Removal(info.ID); ok {
 			line.Reason = "removed: " + r.Reason.String()
 		}
@@ -110,10 +119,10 @@ func (n *node) status(s *control.Status) {
 		State: ring.State, Reason: ring.Reason, Blocks: ring.Blocks, Used: uint64(ring.Used),
 		Free: uint64(ring.Free), Unreachable: uint64(ring.Unreachable),
 	}
-	if gone {
+	if gone || stopped {
 		return // the rest is other people's business now
 	}
-	s.Warnings = append(n.warnings(s.Cluster.Members, routes), n.forcedNotes()...)
+	s.Warnings = append(n.warnings(s.Cluster.Members, routes), n.forcedNotes(time.Now())...)
 	for _, r := range ring.Reclaims {
 		reclaim := n.reclaimOf(r)
 		s.IPAM.Reclaims = append(s.IPAM.Reclaims, reclaim)
@@ -139,7 +148,11 @@ func (n *node) reclaimOf(r ipam.Reclaim) control.Reclaim {
 	if r.Forced {
 		state += ", by force"
 	}
-	c.Reason = fmt.Sprintf("%s was removed, and its %d addresses are nobody's yet: %s", c.Name, r.Addresses, state)
+	amount := strconv.Itoa(r.Addresses)
+	if r.Addresses == space.Many {
+		amount = "countless"
+	}
+	c.Reason = fmt.Sprintf("%s was removed, and its %s addresses are nobody's yet: %s", c.Name, amount, state)
 	return c
 }
 
@@ -190,6 +203,27 @@ func peerStatus(info peer.Info, r router.PeerStatus, blocks []netip.Prefix, now 
 		p.KeyAgeS = int64(r.Link.KeyAge.Seconds())
 	}
 	return p
+}
+
+// showWay adds who carries the packets to a peer, and why they do not go directly.
+func (n *node) showWay(p *control.Peer, info peer.Info, r router.PeerStatus) {
+	if no := n.noDirect(info); no != "" && slices.ContainsFunc(r.Rejected, func(x router.Rejection) bool { return x.Reason == no }) {
+		p.Reason += "; no WireGuard of the kernels: " + no
+	}
+	l := r.Link
+	if !l.Up || len(l.Via) == 0 && !l.TCP {
+		return
+	}
+	p.Path = control.PathTCP
+	if len(l.Via) > 0 {
+		p.Path = control.PathRelay
+	}
+	for _, relay := range l.Via {
+		p.Via = append(p.Via, n.peerName(relay))
+	}
+	if why := n.whyDetour(info.ID); why != "" {
+		p.Reason = strings.TrimPrefix(p.Reason+"; "+why, "; ")
+	}
 }
 
 // peerReason says why the peer is reached in this way, or why it is not.

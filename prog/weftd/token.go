@@ -93,15 +93,30 @@ func (n *node) issuer() (identity.Issuer, error) {
 	}
 }
 
-// tokenSeeds are this node and, if there is room, another member that is alive.
+// secondDoor names this node at its second TCP port, for machines whose networks let nothing out but to that.
+func secondDoor(endpoints []netip.AddrPort, port uint16, self peer.ID) []token.Seed {
+	if port == 0 || len(endpoints) == 0 {
+		return nil
+	}
+	return []token.Seed{token.SeedOf(netip.AddrPortFrom(endpoints[0].Addr(), port), self)}
+}
+
+// tokenSeeds are this node and, if there is room, others that are alive. A node behind a NAT names those first that can be
+// dialled.
 func (n *node) tokenSeeds() []token.Seed {
 	own, _ := n.mesh.Peer(n.key.ID())
-	seeds := inviteSeeds(own.Endpoints, n.key.ID())
+	seeds := append(inviteSeeds(own.Endpoints, own.ID), secondDoor(own.Endpoints, own.TCPPort, own.ID)...)
+	var others []token.Seed
 	for _, info := range n.mesh.Peers() {
-		if len(seeds) < token.MaxSeeds && info.State == peer.Alive && len(info.Endpoints) > 0 {
-			seeds = append(seeds, token.SeedOf(info.Endpoints[0], info.ID))
+		if info.State == peer.Alive && len(info.Endpoints) > 0 && !hidden(info) {
+			others = append(others, token.SeedOf(info.Endpoints[0], info.ID))
+			others = append(others, secondDoor(info.Endpoints, info.TCPPort, info.ID)...)
 		}
 	}
+	if hidden(own) {
+		seeds, others = others, seeds
+	}
+	seeds = append(seeds, others...)
 	return seeds[:min(len(seeds), token.MaxSeeds)]
 }
 

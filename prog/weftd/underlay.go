@@ -1,11 +1,11 @@
 package weftd
 
 import (
-	"fmt"
-	"net"
+	"context"
 	"net/netip"
 	"slices"
-	"strings"
+
+	"weft/router/host"
 )
 
 // underlay is where this machine is found by others.
@@ -14,37 +14,21 @@ type underlay struct {
 	mtu   int          // the smallest of the devices that carry them, bytes; 0: there is none
 }
 
-// readUnderlay lists the machine's own addresses, without those of weft's devices and those inside the pools: a path
-// through the overlay to itself would be a loop.
-func readUnderlay(pools []netip.Prefix) (underlay, error) {
-	interfaces, err := net.Interfaces()
+// readUnderlay lists the machine's own addresses, without those of weft's devices, of containers' bridges, and those
+// inside the pools: a path through the overlay to itself would be a loop.
+func readUnderlay(ctx context.Context, h *host.Host, pools []netip.Prefix) (underlay, error) {
+	interfaces, err := h.Underlay(ctx, pools)
 	if err != nil {
-		return underlay{}, fmt.Errorf("list interfaces: %w", err)
+		return underlay{}, err
 	}
 	var u underlay
 	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || ours(i.Name) {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			return underlay{}, fmt.Errorf("list addresses of %s: %w", i.Name, err)
-		}
-		carries := false
-		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err != nil {
-				continue
+		for _, p := range i.Addrs {
+			if a := p.Addr().Unmap(); !slices.Contains(u.addrs, a) {
+				u.addrs = append(u.addrs, a)
 			}
-			addr := p.Addr().Unmap()
-			inPool := slices.ContainsFunc(pools, func(p netip.Prefix) bool { return p.Contains(addr) })
-			if !addr.IsGlobalUnicast() || inPool || slices.Contains(u.addrs, addr) {
-				continue
-			}
-			u.addrs = append(u.addrs, addr)
-			carries = true
 		}
-		if carries && (u.mtu == 0 || i.MTU < u.mtu) {
+		if u.mtu == 0 || i.MTU < u.mtu {
 			u.mtu = i.MTU
 		}
 	}
@@ -52,9 +36,19 @@ func readUnderlay(pools []netip.Prefix) (underlay, error) {
 	return u, nil
 }
 
-// ours reports whether a device belongs to weft: a transport's, or the host's end of a pod's.
-func ours(name string) bool {
-	return strings.HasPrefix(name, "weft-") || strings.HasPrefix(name, "wf")
+func (n *node) readUnderlay(ctx context.Context) (underlay, error) {
+	return readUnderlay(ctx, n.host, n.pools)
+}
+
+// noteUnderlay keeps the addresses for those who must tell this machine from others.
+func (n *node) noteUnderlay(u underlay) {
+	n.glue.linksMu.Lock()
+	moved := n.glue.addrs != nil && !slices.Equal(n.glue.addrs, u.addrs)
+	n.glue.addrs = u.addrs
+	n.glue.linksMu.Unlock()
+	if moved {
+		n.reach.forget()
+	}
 }
 
 // endpoints is what others are told: what the operator advertises, then what was found.

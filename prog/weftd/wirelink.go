@@ -39,6 +39,7 @@ type wirelink struct {
 	peers   []wire.Peer
 	tunnels []router.Tunnel
 	local   []netip.Prefix
+	relay   *bool
 	keys    map[[32]byte]peer.ID     // owners of sleeve keys, as the wire was told last
 	blocks  map[netip.Prefix]peer.ID // owners of blocks, likewise
 	liars   map[peer.ID]peer.ID      // members that were left out, and whose key they claim
@@ -136,6 +137,9 @@ func (l *wirelink) adopt(ctx context.Context, c *wire.Client) error {
 	}
 	if l.tunnels != nil {
 		err = errors.Join(err, l.tellTunnels(ctx, c))
+	}
+	if l.relay != nil {
+		err = errors.Join(err, tellRelay(ctx, c, *l.relay))
 	}
 	if err != nil {
 		return fmt.Errorf("tell wire what is wanted: %w", err)
@@ -250,6 +254,30 @@ func (l *wirelink) SetLocal(ctx context.Context, local []netip.Prefix) error {
 	l.log.Debug("tell wire", "what", "local", "count", len(local))
 	return l.tell(ctx, func() { l.local = local },
 		func(ctx context.Context, c *wire.Client) error { return c.SetLocal(ctx, local) })
+}
+
+// SetRelay says whether packets of others are carried.
+func (l *wirelink) SetRelay(ctx context.Context, on bool) error {
+	return l.tell(ctx, func() { l.relay = &on }, func(ctx context.Context, c *wire.Client) error { return tellRelay(ctx, c, on) })
+}
+
+// tellRelay bears a wire of an older weft, which carries nothing.
+func tellRelay(ctx context.Context, c *wire.Client, on bool) error {
+	if err := c.SetRelay(ctx, on); !errors.Is(err, wire.ErrUnsupported) {
+		return err
+	}
+	return nil
+}
+
+// Punch sends a burst to addresses of a peer. A wire of an older weft cannot, and is replaced with the next upgrade.
+func (l *wirelink) Punch(ctx context.Context, to peer.ID, at []netip.AddrPort) error {
+	c, _ := l.current()
+	if c == nil {
+		return wire.ErrLost
+	}
+	ctx, cancel := context.WithTimeout(ctx, wireTellTime)
+	defer cancel()
+	return c.Punch(ctx, to, at)
 }
 
 // Links asks the wire what it knows about its peers; without a wire nothing is known.
