@@ -8,9 +8,10 @@ OUT     := .build# programs of the tests, tallies
 # The commit goes into the binary where there is one to tell.
 VCS     := $(shell git rev-parse --verify -q HEAD >/dev/null 2>&1 && echo true || echo false)
 BUILD   := $(GO) build -buildvcs=$(VCS) -ldflags='-s -w'
-# One set of flags for all that is compiled, programs, tests and what lint needs: it is compiled once.
+# One set of flags for all that is compiled, programs, tests and what lint needs: it is compiled once. The tags leave out
+# what nobody calls, nearly a MiB: HTTP/2, since ours is spoken over local sockets, and a printer of manuals in Markdown.
 export CGO_ENABLED := 0
-export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath -tags=nethttpomithttp2,urfave_cli_no_docs)
 TOOL    := $(GO) tool -modfile=tools/go.mod
 # Product packages build everywhere; what makes namespaces is Linux only.
 LAB     := /test/(netlab|cluster|demo|e2e|bench|install|runtimes)
@@ -98,6 +99,16 @@ ARM64 := ./crypto/... ./mesh/... ./ipam/... ./prog/release
 test-arm64: ## unit tests of the pure packages as arm64 programs (apt-get install qemu-user-static)
 	@GOARCH=arm64 $(GO) test -count=1 -timeout 30m -exec qemu-aarch64-static \
 	  -skip 'TestKilledInMidWrite|TestALifeIsAFunctionOfItsSeed' $(ARM64)
+
+# A cluster of N nodes on made time; PHASES of storm,idle,change,churn,halves; NAT is the share that cannot be dialled.
+N      ?= 200
+NAT    ?= 0.75
+PHASES ?= storm,idle,change,churn,halves
+STEP   ?= 1m
+.PHONY: sim-mesh
+sim-mesh: ## the mesh of N=200 nodes in one process, three quarters behind NAT: times, packets, bytes, memory (N=1000: an hour)
+	@GOGC=150 GOMEMLIMIT=6GiB $(GO) test -count=1 -timeout 240m -v -run '^TestLife$$' ./mesh/meshsim \
+	  -args -n $(N) -nat $(NAT) -phases $(PHASES) -step $(STEP) | grep -v '^=== '
 
 .PHONY: sim
 sim: ## lives of clusters over the real allocator: SEEDS=2000 FIRST=0; one again, shrunk: SEED=n or PLAN=file

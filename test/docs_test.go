@@ -218,7 +218,7 @@ func weft(t *testing.T) string {
 		if built.dir, built.err = os.MkdirTemp("", "weft-docs-"); built.err != nil { //nolint:usetesting // outlives this test
 			return
 		}
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", built.dir+"/", "./cmd/weft", "./cmd/weft-cni")
+		cmd := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2,urfave_cli_no_docs", "-buildvcs=false", "-ldflags=-s -w", "-o", built.dir+"/", "./cmd/weft", "./cmd/weft-cni")
 		cmd.Dir, cmd.Env = root(t), append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("build weft: %w\n%s", err, out)

@@ -34,6 +34,8 @@ var directions = []direction{
 	{"mesh/peer", nil, "the shared vocabulary lies below everything"},
 	{"mesh/circuit", []string{"mesh/peer", "crypto/..."}, "a circuit is a stream between two members; who is a member, others say"},
 	{"mesh/join", []string{"mesh/peer", "mesh/circuit", "crypto/..."}, "joining ends where membership begins"},
+	{"mesh/meshsim", []string{"mesh", "mesh/circuit", "mesh/sparse", "mesh/peer", "crypto/identity"}, "it plays the mesh, and makes all else itself"},
+	{"mesh/sparse", []string{"mesh/peer"}, "who is worth a session is a pure machine"},
 	{"mesh/meshtest", []string{"mesh/peer"}, "the network of the tests must not know what runs on it"},
 	{"mesh/path", []string{"mesh/peer"}, "the choice of a path is a pure machine"},
 
@@ -45,13 +47,14 @@ var directions = []direction{
 	{"router", []string{"router/host", "mesh/peer", "crypto/..."}, "transports import router, never the reverse; routing knows nothing of gossip and addresses"},
 	{"router/host", []string{"mesh/peer"}, "system calls are made here and decided on elsewhere"},
 	{"router/host/hosttest", []string{"router/host", "mesh/peer"}, "the fake stands in for host alone"},
-	{"router/vxlan", []string{"router", "router/host", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
-	{"router/sleeve", []string{"router", "router/host", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
-	{"router/wireguard", []string{"router", "router/host", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
+	{"router/pulse", []string{"router", "router/host", "mesh/peer", "crypto/..."}, "whether a tunnel works is asked by several transports"},
+	{"router/vxlan", []string{"router", "router/host", "router/pulse", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
+	{"router/sleeve", []string{"router", "router/host", "crypto/...", "mesh/peer", "mesh/path"}, "a transport knows its own tunnels only, and the sleeve the ways that they take (0019)"},
+	{"router/wireguard", []string{"router", "router/host", "router/pulse", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
 
 	{"prog/control", nil, "the command line and the container runtime link it, so it costs nothing"},
 	{"prog/control/controltest", []string{"prog/control"}, "the same"},
-	{"prog/wire", []string{"router", "router/sleeve", "crypto/...", "mesh/peer"}, "the data plane outlives the daemon and must not need it"},
+	{"prog/wire", []string{"router", "router/sleeve", "crypto/...", "mesh/peer", "mesh/path"}, "the data plane outlives the daemon and must not need it"},
 	{
 		"prog/weftd",
 		[]string{"mesh/...", "ipam/...", "router/...", "crypto/...", "prog/wire", "prog/control", "plugin/docker"},
@@ -63,9 +66,11 @@ var directions = []direction{
 	{"plugin/cni", []string{"prog/control"}, "the runtime starts it for every pod: it translates, and the daemon does the work"},
 	{"cmd/weft-cni", []string{"plugin/cni", "prog/control"}, "the program that runtimes start has nothing in it that they do not need"},
 
+	{"prog/drawing", []string{"prog/control"}, "a picture is made of an answer, and of nothing else"},
+
 	{"prog/release", nil, "what people download is made of files, whatever the programs are"},
 
-	{"cmd", []string{"prog/weftd", "prog/wire", "prog/control", "crypto/token"}, "a command parses, asks and renders; what it asks for lives in prog"},
+	{"cmd", []string{"prog/weftd", "prog/wire", "prog/control", "prog/drawing", "crypto/token"}, "a command parses, asks and renders; what it asks for lives in prog"},
 	{"test", []string{"..."}, "tests may look at everything"},
 }
 
@@ -294,7 +299,7 @@ func TestTheDaemonStaysSmall(t *testing.T) {
 		t.Skip("there is no cmd/weft")
 	}
 	bin := filepath.Join(t.TempDir(), "weft")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./cmd/weft")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2,urfave_cli_no_docs", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./cmd/weft")
 	cmd.Dir, cmd.Env = root(t), append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build weft: %v\n%s", err, out)

@@ -15,7 +15,7 @@ const mostPluginBytes = 10 << 20
 // The plugin asks the daemon, so it needs none of the libraries that the daemon works with.
 func TestThePluginStaysSmall(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "weft-cni")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./cmd/weft-cni")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2,urfave_cli_no_docs", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./cmd/weft-cni")
 	cmd.Dir, cmd.Env = root(t), append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build weft-cni: %v\n%s", err, out)

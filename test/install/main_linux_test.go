@@ -95,7 +95,7 @@ func build(bin, version string) error {
 		if _, err := os.Stat(filepath.Join("../../cmd", name)); err != nil {
 			continue
 		}
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.release="+version,
+		cmd := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2,urfave_cli_no_docs", "-buildvcs=false", "-ldflags=-s -w -X main.release="+version,
 			"-o", filepath.Join(bin, name), "weft/cmd/"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		var out bytes.Buffer

@@ -154,6 +154,29 @@ func TestUnitsUnderSystemd(t *testing.T) {
 	founder.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 "+to)
 }
 
+// The sandboxes leave room for what is switched on later: Docker's plugin, whose socket lies outside of weft's own folders, and
+// WireGuard in the data plane, which has no devices of its own to open.
+func TestOptionsInTheSandboxes(t *testing.T) {
+	s := newSite(t)
+	founder, token := s.found()
+	n2 := s.room("n2", "systemd")
+	n2.must(s.oneLine("dist", token))
+	to := pods(founder, n2)
+	n2.must("mkdir -p /etc/weft && printf 'docker: true\n' >/etc/weft/weft.yaml && weft config check && systemctl restart weft")
+	const ask = "curl -sS --unix-socket /run/docker/plugins/weft.sock -X POST http://weft/"
+	n2.wait(20*time.Second, ask+"Plugin.Activate", "NetworkDriver", "IpamDriver")
+	if caps := n2.must(ask + "NetworkDriver.GetCapabilities"); !strings.Contains(caps, "Scope") {
+		t.Error(caps)
+	}
+	n2.must("weft client add phone >/run/phone.conf && grep -q PrivateKey /run/phone.conf")
+	n2.wait(20*time.Second, "ip -o link show up", "wf-clients")
+	n2.must("systemctl restart weft-wire")
+	n2.wait(20*time.Second, "ip -o link show up", "wf-clients")
+	founder.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 "+to)
+	n2.must("systemctl stop weft")
+	n2.refused("test -e /run/docker/plugins/weft.sock")
+}
+
 // From the first moment of a boot on no packet of the pools leaves in clear, though weft itself starts late: seen on the
 // cable. Without weft-guard the same captures do see some.
 func TestGuardFromBootOn(t *testing.T) {

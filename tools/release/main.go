@@ -117,7 +117,7 @@ func programs(root string) (names []string) {
 // compile builds static programs in which nothing tells where and when.
 func compile(root, bin, version, arch string, names ...string) error {
 	for _, name := range names {
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.release="+version,
+		cmd := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2,urfave_cli_no_docs", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.release="+version,
 			"-o", mustAbs(filepath.Join(bin, name)), "./cmd/"+name)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOAMD64=v1", "GOARM64=v8.0")
