@@ -5,10 +5,12 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"weft/prog/control"
+	"weft/router/host"
 	"weft/test/cluster"
 	"weft/test/netlab"
 )
@@ -19,6 +21,7 @@ const (
 	nameWireguard = "wireguard-go"
 	nameWeftVXLAN = "weft vxlan"
 	nameVXLAN     = "vxlan by hand"
+	nameVXLANNAT  = "vxlan, NAT by hand"
 	namePlain     = "plain cable"
 	nameOther     = "other sleeve"
 )
@@ -33,8 +36,35 @@ func (bd *bed) plain(context.Context) (*contender, error) {
 }
 
 // vxlan is the kernel's, by hand: no filter, no check of sources.
-func (bd *bed) vxlan(context.Context) (*contender, error) {
-	s := bd.site("vxlan")
+func (bd *bed) vxlan(context.Context) (*contender, error) { return bd.byHand(nameVXLAN, "vxlan") }
+
+// vxlanNAT is the same with one rule that masquerades what goes to the world, as pods that are to reach it need: with it the
+// kernel follows every connection.
+func (bd *bed) vxlanNAT(ctx context.Context) (*contender, error) {
+	c, err := bd.byHand(nameVXLANNAT, "vxlannat")
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range []netlab.Port{c.cable.A, c.cable.B} {
+		machine, err := host.Open(p.Host.Path(), nil)
+		if err != nil {
+			return nil, err
+		}
+		_, err = machine.Filter(ctx, host.Ruleset{
+			Sets: []host.FilterSet{{Name: "pods", Type: "ipv4_addr", Interval: true, Elements: []string{"172.20.0.0/16"}}},
+			Chains: []host.Chain{{Name: "world", Hook: host.Postrouting, Priority: 100, NAT: true, Rules: []string{
+				`ip saddr @pods ip daddr != @pods masquerade fully-random`,
+			}}},
+		})
+		if err := errors.Join(err, machine.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (bd *bed) byHand(name, at string) (*contender, error) {
+	s := bd.site(at)
 	src, dst := s.pods(tunnelMTU)
 	end := func(h, far *netlab.Host, own, other string, remote netip.Prefix) {
 		h.VXLAN(netlab.VXLAN{Name: "vx", ID: 42, Port: 4789, Local: h.Addr4(), Remote: far.Addr4(), MTU: tunnelMTU, Addr: own + "/24"})
@@ -42,7 +72,7 @@ func (bd *bed) vxlan(context.Context) (*contender, error) {
 	}
 	end(s.a, s.b, "172.20.0.1", "172.20.0.2", behind(2))
 	end(s.b, s.a, "172.20.0.2", "172.20.0.1", behind(1))
-	return &contender{name: nameVXLAN, cable: s.cable, src: src, dst: dst, addr: dst.Addr4()}, nil
+	return &contender{name: name, cable: s.cable, src: src, dst: dst, addr: dst.Addr4()}, nil
 }
 
 // wireguardGo is the Go module's own program in all but name.

@@ -34,7 +34,7 @@ func main() {
 	flag.StringVar(&o.programs.Probe, "labprobe", ".build/labprobe", "the program that makes traffic (test/labprobe)")
 	flag.IntVar(&o.pairs, "pairs", 10, "pairs of measurements for each ratio")
 	flag.DurationVar(&o.length, "for", time.Second, "length of one measurement")
-	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, life, and burst")
+	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, life, burst, and abuse")
 	flag.StringVar(&pick, "pick", "", "compare only contenders whose pair matches this expression, such as 'sleeve / wireguard'")
 	flag.StringVar(&o.column, "column", "", "only this column: off or on")
 	flag.StringVar(&o.other, "other", "", "another build of weft: hold the sleeve against that one's, and nothing else")
@@ -70,6 +70,7 @@ type options struct {
 	column           string // empty: both
 	life             bool
 	burst            bool
+	abuse            bool
 	verbose          bool
 }
 
@@ -90,6 +91,7 @@ func (o *options) choose(only, pick string) error {
 		}
 	}
 	o.life = o.other == "" && pick == "" && re.MatchString("life")
+	o.abuse = o.other == "" && pick == "" && re.MatchString("abuse")
 	o.burst = o.other == "" && pick == "" && re.MatchString("burst")
 	switch {
 	case len(o.duels) == 0:
@@ -147,6 +149,11 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	}
 	if o.burst {
 		if err := inLab(ctx, func(l *netlab.Lab) error { return burst(ctx, out, l, o) }); err != nil {
+			return err
+		}
+	}
+	if o.abuse {
+		if err := inLab(ctx, func(l *netlab.Lab) error { return abuse(ctx, out, l, o) }); err != nil {
 			return err
 		}
 	}

@@ -91,6 +91,8 @@ func TestClientEntersAndIsCutOff(t *testing.T) {
 	if !strings.Contains(out, "laptop") || !strings.Contains(out, laptop.String()) || !strings.Contains(out, s.sites.Internet.Addr4().String()) {
 		t.Errorf("client list shows %s", out)
 	}
+	s.refused(s.a.Type("ip", "release", laptop.String()).Failure(), laptop.String()+" belongs to a client", "weft client remove laptop")
+	s.refused(s.a.Type("ip", "release", "client-laptop").Failure(), "weft client remove laptop")
 	// It is durable, and lives on without a daemon.
 	s.must(s.a.Kill())
 	s.must(s.sites.Internet.WaitPing(s.within(5*time.Second), pods[1].Addrs[0]))

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -132,9 +131,8 @@ func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
 	}
 	for n := 1; n < maxPoints && step(n, cluster.Durable); n++ {
 	}
-	// Between two of these lie dozens of messages to the kernel: a sample of them, another in every run.
-	const pause = 4
-	for n := 1 + rand.IntN(pause); n < pause*maxPoints/4 && step(n, cluster.Netlink); n += pause {
+	// Between two of these lie messages to the kernel, of several requests each.
+	for n := 1; n < maxPoints && step(n, cluster.Netlink); n++ {
 	}
 	t.Logf("killed at %d points", points)
 	var list control.Claims

@@ -27,8 +27,8 @@ var (
 	newerEdits    = []struct{ file, old, new string }{
 		{
 			"mesh/record.go", // what a node says about itself
-			"b = tlv.AppendList(b, recordHosts, each(rec.Hosts, netip.Addr.AsSlice))\n\t}\n",
-			"b = tlv.AppendList(b, recordHosts, each(rec.Hosts, netip.Addr.AsSlice))\n\t}\n\tb = tlv.AppendString(b, 60000, MARK)\n",
+			"b = tlv.AppendUint16(b, recordTCPPort, rec.TCPPort)\n\t}\n",
+			"b = tlv.AppendUint16(b, recordTCPPort, rec.TCPPort)\n\t}\n\tb = tlv.AppendString(b, 60000, MARK)\n",
 		},
 		{
 			"crypto/identity/item.go", // certificates, tokens' records, delegations, revocations, applications

@@ -48,7 +48,7 @@ func dockerHosts(t *testing.T) (a, b *dockerHost) {
 	}
 	lab := netlab.New(t)
 	ha, hb := lab.Host("a"), lab.Host("b")
-	lab.Link(ha.Port("eth0", "198.18.1.1/24"), hb.Port("eth0", "198.18.1.2/24"))
+	lab.Link(ha.Port("eth0", "198.18.1.1/24", "2001:db8:18::1/64"), hb.Port("eth0", "198.18.1.2/24", "2001:db8:18::2/64"))
 	all := make([]*dockerHost, 2)
 	for i, h := range []*netlab.Host{ha, hb} {
 		d := &dockerHost{t: t}
@@ -301,6 +301,13 @@ func TestDockerAcrossTwoMachines(t *testing.T) {
 		t.Errorf("published port from the machine itself: %q, %v", out, err)
 	}
 	a.fails("published for", dockerCLI, "run", "-d", "--name", "port2", "--network", "shop", "-p", "8080:80", dockerImage)
+	a.container("port6", "common", "-p", "8081:80")
+	for _, at := range []string{"198.18.1.1", "[2001:db8:18::1]"} {
+		out, err := b.Host().Exec("curl", "-s", "-m", "3", "http://"+at+":8081/index.html")
+		if err != nil || !strings.Contains(out, "hello from port6") {
+			t.Errorf("published port at %s: %q, %v", at, out, err)
+		}
+	}
 	mark("-p")
 
 	// weft restarts, weft is killed: connections go on, and Docker goes on working.

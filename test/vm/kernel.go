@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,6 +41,16 @@ var modules = strings.Fields(`
 // cipherFolders are taken whole: which templates a cipher of IPsec needs differs between kernels.
 var cipherFolders = []string{"kernel/crypto", "kernel/arch/x86/crypto", "kernel/lib/crypto"}
 
+// recipe tells one way to make the base from another: a cache that was made another way is made anew.
+func recipe() string {
+	h := sha256.New()
+	h.Write(initScript)
+	for _, list := range [][]string{applets, modules, cipherFolders} {
+		fmt.Fprintf(h, "%q\n", list)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 // keepFor is how long a kernel is used before apt is asked for a newer one.
 const keepFor = 14 * 24 * time.Hour
 
@@ -47,7 +59,9 @@ func getKernel(ctx context.Context, o options) (kernel, error) {
 	k := kernel{dir: filepath.Join(o.cache, o.kernel)}
 	if b, err := os.ReadFile(filepath.Join(k.dir, "release")); err == nil {
 		k.release = strings.TrimSpace(string(b))
-		if st, err := os.Stat(k.base()); err == nil && time.Since(st.ModTime()) < keepFor {
+		made, _ := os.ReadFile(filepath.Join(k.dir, "recipe"))
+		st, err := os.Stat(k.base())
+		if err == nil && time.Since(st.ModTime()) < keepFor && string(made) == recipe() {
 			return k, nil
 		}
 	}
@@ -120,6 +134,9 @@ func (k *kernel) make(ctx context.Context, pkg, work string) error {
 		return err
 	}
 	if err := writeBase(k.base(), root); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(k.dir, "recipe"), []byte(recipe()), 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(k.dir, "release"), []byte(k.release+"\n"), 0o644)
