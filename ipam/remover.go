@@ -97,7 +97,8 @@ func (a *Allocator) lookedAtRoster() {
 }
 
 // need lists the removals that are not complete and have to be; nil when there is nothing to do. Members without a vote
-// and without blocks go along with others only.
+// and without blocks go along with others only, unless somebody has promised to refuse them: who has takes what they wrote
+// only where a record confirms it, so one has to come.
 func (m *remover) need() []Removal {
 	b := m.a.ballot()
 	silent := make(peer.Set)
@@ -113,9 +114,10 @@ func (m *remover) need() []Removal {
 	}
 	m.a.mu.RLock()
 	for id, r := range b.removed {
-		switch _, promised := m.a.refused[id]; {
+		number, promised := m.a.refused[id]
+		switch {
 		case id == m.a.self:
-		case !b.fenced.Has(id):
+		case !b.fenced.Has(id), promised && !m.a.ring.Names(id) && m.a.ring.Recalls(number):
 			need = append(need, r)
 		case r.Left && len(m.a.blocks[id]) > 0:
 			if late(r) {
@@ -135,7 +137,8 @@ func (m *remover) need() []Removal {
 		}
 	}
 	maps.DeleteFunc(m.since, func(id peer.ID, _ time.Time) bool {
-		return b.fenced.Has(id) && !(b.removed[id].Left && m.a.ownsAny(id))
+		return !slices.ContainsFunc(need, func(r Removal) bool { return r.Node == id }) &&
+			!(b.removed[id].Left && m.a.ownsAny(id))
 	})
 	if len(need) == 0 {
 		return nil

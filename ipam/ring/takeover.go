@@ -123,6 +123,18 @@ func (r *Ring) Names(id peer.ID) bool {
 	return slices.ContainsFunc(r.views, func(v *View) bool { return v.Names(id) })
 }
 
+// Recalls reports whether all records of views from a number on are still kept, so that whom none of them names was not
+// removed by any.
+func (r *Ring) Recalls(number uint64) bool {
+	room := window
+	for _, v := range slices.Backward(r.views) {
+		if room -= len(v.raw); room <= 0 {
+			return number > v.number
+		}
+	}
+	return true
+}
+
 // writtenBy names what removed members wrote and is kept: grants, as far as the blocks of others rest on them, and all
 // records, for a member that refuses their writer and did not know them could not keep what all others keep.
 func (r *Ring) writtenBy(removed peer.Set) []ID {
