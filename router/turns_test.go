@@ -77,17 +77,17 @@ func TestATurnOutlivesWhoBeganIt(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		for i := range 3 {
+			own := t.Context()
+			if i == 0 {
+				own = ctx
+			}
 			wg.Go(func() {
-				own := t.Context()
-				if i == 0 {
-					own = ctx
-				}
 				if err := turns.share(own, work); !errors.Is(err, failure) {
 					t.Errorf("%d: %v", i, err)
 				}
 			})
+			time.Sleep(time.Millisecond) // the first one begins it
 		}
-		time.Sleep(time.Millisecond)
 		cancel()
 		wg.Wait()
 		late, stop := context.WithCancel(t.Context())

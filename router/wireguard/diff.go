@@ -75,19 +75,28 @@ func diff(have State, want wanted, stranger Key) (steps []Config) {
 		first.Peers[n-1].Allowed = append(first.Peers[n-1].Allowed, g.prefix)
 	}
 	var left []netip.Prefix
+	former := make(map[netip.Prefix]Key) // what goes, and who has it until then
+	for public, h := range have.Peers {
+		for _, p := range h.Allowed {
+			if _, somebodys := owner[p]; !somebodys {
+				former[p] = public
+			}
+		}
+	}
 	shadows := make(map[Key][]netip.Prefix)
+	var gone []Change
 	for _, public := range slices.SortedFunc(maps.Keys(have.Peers), compareKeys) {
 		if !keep[public] {
-			last.Peers = append(last.Peers, Change{Public: public, Remove: true})
-			continue
+			gone = append(gone, Change{Public: public, Remove: true})
 		}
 		for _, p := range have.Peers[public].Allowed {
-			if _, somebodys := owner[p]; somebodys {
+			if former[p] != public {
 				continue
 			}
-			if of, covered := cover(owner, p); !covered {
+			switch of, around, covered := cover(owner, p); {
+			case keep[public] && !covered:
 				left = append(left, p)
-			} else if of != public {
+			case keep[public] && of != public, !keep[public] && covered && lies(former, p, around):
 				shadows[of] = append(shadows[of], p)
 			}
 		}
@@ -95,6 +104,7 @@ func diff(have State, want wanted, stranger Key) (steps []Config) {
 	for _, public := range slices.SortedFunc(maps.Keys(shadows), compareKeys) {
 		last.Peers = append(last.Peers, Change{Public: public, Allowed: shadows[public]})
 	}
+	last.Peers = append(last.Peers, gone...)
 	if len(left) > 0 {
 		last.Peers = append(last.Peers, Change{Public: stranger, Allowed: left}, Change{Public: stranger, Remove: true})
 	}
@@ -117,13 +127,24 @@ func clamp(k Key) Key {
 
 // cover is the owner of the smallest wanted prefix around p. A remainder inside it is left, at the same owner: it changes
 // nothing, and taking it away would make a hole.
-func cover(owner map[netip.Prefix]Key, p netip.Prefix) (Key, bool) {
+func cover(owner map[netip.Prefix]Key, p netip.Prefix) (of Key, around netip.Prefix, covered bool) {
 	for bits := p.Bits() - 1; bits >= 0; bits-- {
-		if of, ok := owner[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
-			return of, true
+		around = netip.PrefixFrom(p.Addr(), bits).Masked()
+		if of, covered = owner[around]; covered {
+			return of, around, true
 		}
 	}
-	return Key{}, false
+	return Key{}, netip.Prefix{}, false
+}
+
+// lies reports whether p lies in something that goes, inside around: were p taken away first, it would show.
+func lies(former map[netip.Prefix]Key, p, around netip.Prefix) bool {
+	for bits := p.Bits() - 1; bits > around.Bits(); bits-- {
+		if _, ok := former[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // owners says who is to have each prefix. Of several that want one, who has it keeps it: one address never leads to two
