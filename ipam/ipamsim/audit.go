@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"weft/ipam"
 	"weft/ipam/ring"
@@ -69,6 +70,7 @@ type view struct {
 	fresh     bool // nothing was seen since its start
 	running   bool // it was looked at since its Run began
 	removed   Reason
+	began     time.Duration // its last start
 }
 
 func (a *audit) init(w *World) {
@@ -92,7 +94,7 @@ func (a *audit) started(m *Machine) {
 	if !v.forever && v.removed != Stolen && (v.removed == 0 || len(m.lives) > 1) {
 		v.tainted = ""
 	}
-	v.confirmed, v.claims, v.runs, v.fresh, v.running = false, nil, nil, true, false
+	v.confirmed, v.claims, v.runs, v.fresh, v.running, v.began = false, nil, nil, true, false, a.w.Now()
 	if v.forever {
 		return
 	}
@@ -190,9 +192,12 @@ func (a *audit) seeLate(m *Machine, i int, at place, e entry) {
 	}
 }
 
-// trusted reports whether I1 holds for a machine.
+// trusted reports whether I1 holds for a machine. It does not for one that came up again after it was removed, and goes on
+// in a part of the network where nobody has heard of that: the others take it for stopped after a silence.
 func trusted(m *Machine) bool {
-	return m.now != nil && m.view.confirmed && m.view.tainted == ""
+	v := &m.view
+	gone := v.removed != 0 && m.w.Now()-v.began >= m.w.setup.Silence
+	return m.now != nil && v.confirmed && v.tainted == "" && !gone
 }
 
 func (a *audit) seeRing(m *Machine, runs []ring.Run, confirmed bool) {

@@ -18,6 +18,7 @@ import (
 type Machine struct {
 	w      *World
 	index  int
+	name   string
 	key    key
 	disk   *disk
 	member bool // it has its certificate
@@ -57,7 +58,7 @@ type life struct {
 
 var _ ipam.Network = (*life)(nil)
 
-func (m *Machine) String() string { return fmt.Sprintf("n%d", m.index) }
+func (m *Machine) String() string { return m.name }
 
 // ID is the machine's identity.
 func (m *Machine) ID() peer.ID { return m.key.id }
@@ -72,8 +73,8 @@ func (m *Machine) Up() *ipam.Allocator {
 
 func (w *World) newMachine(k key) *Machine {
 	m := &Machine{
-		w: w, index: len(w.machines), key: k, disk: newDisk(), pending: make(map[peer.ID]promise),
-		Told: make(map[string]netip.Addr),
+		w: w, index: len(w.machines), name: fmt.Sprintf("n%d", len(w.machines)), key: k, disk: newDisk(),
+		pending: make(map[peer.ID]promise), Told: make(map[string]netip.Addr),
 	}
 	w.change(func() {
 		w.machines = append(w.machines, m)
@@ -230,10 +231,13 @@ func (w *World) Retire(m *Machine) {
 	m.retired = true
 }
 
-// post hands something to the World, unless this life has ended by then.
+// post hands something to the World, unless this life has ended by then. What it still sends then is chance: which of its
+// goroutines see their end first.
 func (l *life) post(kind string, to int, content uint64, run func()) {
-	l.m.w.send(post{from: l.m.index, to: to, kind: kind, content: content, run: func() {
+	w := l.m.w
+	w.send(post{from: l.m.index, to: to, kind: kind, content: content, run: func() {
 		if l.m.now == l {
+			w.note(l.m.index, to, kind)
 			run()
 		}
 	}})

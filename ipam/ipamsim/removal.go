@@ -92,9 +92,11 @@ func (r *roster) knows(m *Machine) bool {
 
 // everybody is all that anybody knows of the membership.
 func (w *World) everybody() *roster {
-	var all *roster
+	var all, last *roster // last: most have the same
 	for _, m := range w.machines {
-		all = union(all, m.roster)
+		if m.roster != last {
+			all, last = union(all, m.roster), m.roster
+		}
 	}
 	return all
 }
@@ -125,6 +127,9 @@ func (w *World) quorums(all *roster, without *Machine) (quorums, ballots int) {
 	issuers := 0
 	for _, m := range w.machines {
 		if !m.member || m.retired || m.view.forever || !all.knows(m) || without != nil && m.key.id == without.key.id {
+			continue
+		}
+		if m.leaving || m.now != nil && m.now.alloc.Leaving() { // it may have left, and only its word be missing
 			continue
 		}
 		back.Add(m.key.id)

@@ -262,7 +262,6 @@ func (w *World) settle() {
 				cmp.Compare(a.content, b.content))
 		})
 		for _, p := range posts {
-			w.note(p.from, p.to, p.kind)
 			p.run()
 		}
 	}
