@@ -131,14 +131,15 @@ func (m *remover) need() []Removal {
 	}
 	m.a.mu.RUnlock()
 	now := time.Now()
+	needed := make(peer.Set, len(need))
 	for _, r := range need {
+		needed.Add(r.Node)
 		if _, known := m.since[r.Node]; !known {
 			m.since[r.Node] = now
 		}
 	}
 	maps.DeleteFunc(m.since, func(id peer.ID, _ time.Time) bool {
-		return !slices.ContainsFunc(need, func(r Removal) bool { return r.Node == id }) &&
-			!(b.removed[id].Left && m.a.ownsAny(id))
+		return !needed.Has(id) && !(b.removed[id].Left && m.a.ownsAny(id))
 	})
 	if len(need) == 0 {
 		return nil

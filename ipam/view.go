@@ -16,7 +16,7 @@ import (
 // survivor will ever again learn of something that it wrote: a grant to a survivor may be on its way or known to one
 // node only. So an issuer asks all survivors for a promise, and what each knows:
 //
-//	          somebody removed has blocks or a vote, and it is this issuer's turn
+//	          somebody removed has blocks, a vote or a promise without a record, and it is this issuer's turn
 //	resting ------------------------------------------> proposed: number and names, own promise on disk
 //	   ^  ^                                                 |
 //	   |  '--- wait --- a higher number was promised -------+<--------------------.

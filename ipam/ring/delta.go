@@ -3,7 +3,6 @@ package ring
 import (
 	"bytes"
 	"crypto/sha256"
-	"maps"
 	"slices"
 )
 
@@ -30,19 +29,17 @@ func (r *Ring) Summary() []byte {
 
 func (r *Ring) summarize() []byte {
 	r.summaryOnce.Do(func() {
-		ids := slices.Collect(maps.Keys(r.links))
-		for _, v := range r.views {
-			ids = append(ids, v.id)
+		var ids [buckets][]ID
+		for id := range r.links {
+			ids[id[0]] = append(ids[id[0]], id)
 		}
-		slices.SortFunc(ids, ID.compare)
+		for _, v := range r.views {
+			ids[v.id[0]] = append(ids[v.id[0]], v.id)
+		}
 		s := append(make([]byte, 0, summarySize), summaryVersion)
-		for b := range buckets {
-			n := 0
-			for n < len(ids) && int(ids[n][0]) == b {
-				n++
-			}
-			s = append(s, hashOf(ids[:n])...)
-			ids = ids[n:]
+		for _, bucket := range ids {
+			slices.SortFunc(bucket, ID.compare)
+			s = append(s, hashOf(bucket)...)
 		}
 		r.summary = s
 	})

@@ -47,6 +47,14 @@ func (r *Ring) Check() error {
 	if len(needed) != len(r.links) {
 		return fmt.Errorf("%d grants are kept, %d are needed", len(r.links), len(needed))
 	}
+	if len(r.order) != len(r.links) || !ascends(r.order, byPosition) {
+		return errors.New("grants out of order")
+	}
+	for _, g := range r.order {
+		if !r.Has(g.id) {
+			return fmt.Errorf("grant of %s to %s is sent but not kept", g.block, g.owner.Short())
+		}
+	}
 	if !ascends(r.views, compareViews) {
 		return errors.New("view records out of order")
 	}

@@ -16,6 +16,7 @@ type Ring struct {
 	u     *Universe
 	regs  []*Grant      // per atom the newest grant; nil is the initial value (0, 0, founder)
 	links map[ID]*Grant // the grants in regs and the ones that they rest on
+	order []*Grant      // links by position
 	views []*View       // records that takeovers rest on, and the newest ones; ascending
 
 	wireOnce sync.Once // guards the two below
@@ -162,7 +163,24 @@ func (r *Ring) Merge(p Proven) (*Ring, Report) {
 	if !report.Changed() {
 		return r, report
 	}
+	next.order = next.orderFrom(r.order, change.Added)
 	return next, report
+}
+
+// orderFrom is the links by position, from those of an older state and what was added since, which are sorted: small
+// changes of a large state are many.
+func (r *Ring) orderFrom(old, added []*Grant) []*Grant {
+	order := make([]*Grant, 0, len(r.links))
+	for _, g := range old {
+		if r.links[g.id] == nil {
+			continue // dropped
+		}
+		for len(added) > 0 && byPosition(added[0], g) < 0 {
+			order, added = append(order, added[0]), added[1:]
+		}
+		order = append(order, g)
+	}
+	return append(order, added...)
 }
 
 // Since is what must be stored to come from an older state to r: a Report without Won and Conflicts.
@@ -314,7 +332,7 @@ func (r *Ring) Encode() []byte {
 
 func (r *Ring) encodeOnce() {
 	r.wireOnce.Do(func() {
-		r.wire = encode(r.links, r.views)
+		r.wire = encodeInOrder(r.order, r.views)
 		sum := sha256.Sum256(r.wire)
 		r.digest = sum[:]
 	})

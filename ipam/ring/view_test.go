@@ -272,6 +272,33 @@ func TestKeptRecordsDoNotDependOnTheOrder(t *testing.T) {
 	})
 }
 
+// TestWhatIsRecalledWasNotDropped: of the numbers from which on all records are kept, none was dropped, whatever the sizes.
+func TestWhatIsRecalledWasNotDropped(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all []*View
+		needed := make(map[ID]bool)
+		for i := range rapid.IntRange(1, 12).Draw(t, "records") {
+			v := &View{number: uint64(i + 1), raw: make([]byte, rapid.IntRange(1, window).Draw(t, "size"))}
+			binary.BigEndian.PutUint64(v.id[:], v.number)
+			needed[v.id] = rapid.Bool().Draw(t, "a takeover rests on it")
+			all = append(all, v)
+		}
+		r := &Ring{views: keepViews(all, needed)}
+		newest := uint64(len(all))
+		if !r.Recalls(newest + 1) {
+			t.Fatal("the next view is not recalled")
+		}
+		if len(r.views) == 1 && newest == 1 && len(all[0].raw) < window && !r.Recalls(1) {
+			t.Fatal("the only record is not recalled")
+		}
+		for n := newest; n > 0 && r.Recalls(n); n-- {
+			if !slices.Contains(r.views, all[n-1]) {
+				t.Fatalf("view %d was dropped", n)
+			}
+		}
+	})
+}
+
 func union(some []*View, more ...*View) []*View {
 	all := slices.Concat(some, more)
 	slices.SortFunc(all, compareViews)

@@ -3,6 +3,7 @@ package ring
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 
 	"weft/crypto/tlv"
@@ -23,17 +24,17 @@ const (
 	MaxViews  = MaxWire / 150 // no view record is shorter, either
 )
 
-func encode(links map[ID]*Grant, views []*View) []byte {
-	grants := make([]*Grant, 0, len(links))
+func encode(set map[ID]*Grant, views []*View) []byte {
+	return encodeInOrder(slices.SortedFunc(maps.Values(set), byPosition), views)
+}
+
+// encodeInOrder is encode of grants by position.
+func encodeInOrder(grants []*Grant, views []*View) []byte {
 	size := 64
-	for _, g := range links {
-		grants = append(grants, g)
-		size += len(g.raw) + 4
-	}
-	slices.SortFunc(grants, byPosition)
 	raws := make([][]byte, len(grants))
 	for i, g := range grants {
 		raws[i] = g.raw
+		size += len(g.raw) + 4
 	}
 	records := make([][]byte, len(views))
 	for i, v := range views {
