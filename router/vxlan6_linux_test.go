@@ -29,6 +29,7 @@ func TestVXLANOverIPv6(t *testing.T) {
 	if p := n1.r.Status().Peers[0]; p.Transport != vxlan.Name6 || len(p.Rejected) != 1 {
 		t.Errorf("chosen: %+v", p)
 	}
+	made := deviceIndex(t, n1)
 	a, b := n1.pod("a", 10), n2.pod("b", 10)
 	echo(t, b.NS, netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
 	reach(t, "IPv4 over IPv6", a.NS, b.v4, a.v4.String())
@@ -39,6 +40,19 @@ func TestVXLANOverIPv6(t *testing.T) {
 	if drops(t, n1.host)["vxlan-stranger"] == before {
 		t.Error("a stranger's datagram was not dropped")
 	}
+	n1.r.Update(n1.in)
+	if now := deviceIndex(t, n1); now != made {
+		t.Errorf("the device was made anew: index %d, then %d", made, now)
+	}
+}
+
+func deviceIndex(t *testing.T, m *machine) int {
+	t.Helper()
+	d, exists, err := m.host.Link(t.Context(), vxlan.Device6)
+	if err != nil || !exists {
+		t.Fatal(exists, err)
+	}
+	return d.Index
 }
 
 // A peer that is silent is noticed through the device, whatever the device itself says, and so is its return.

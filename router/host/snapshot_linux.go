@@ -119,7 +119,7 @@ func toLink(l netlink.Link) Link {
 	case *netlink.Veth:
 		out.PeerIndex = a.ParentIndex
 	case *netlink.Vxlan:
-		out.VXLAN = &VXLAN{VNI: l.VxlanId, Port: uint16(l.Port), IPv6: len(l.SrcAddr) == net.IPv6len && l.SrcAddr.To4() == nil}
+		out.VXLAN = &VXLAN{VNI: l.VxlanId, Port: uint16(l.Port)}
 	}
 	if s := a.Statistics; s != nil {
 		out.RxBytes, out.TxBytes = s.RxBytes, s.TxBytes

@@ -45,8 +45,11 @@ type Link struct {
 type VXLAN struct {
 	VNI  int
 	Port uint16
-	IPv6 bool // of the underlay: a device has a socket of one family
+	IPv6 bool // of the underlay: a device has a socket of one family. Kernels do not tell it again
 }
+
+// Same compares what can be read back of a device.
+func (v VXLAN) Same(w VXLAN) bool { return v.VNI == w.VNI && v.Port == w.Port }
 
 // Address is an address on a device of the host.
 type Address struct {

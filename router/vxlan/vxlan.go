@@ -198,7 +198,7 @@ func (t *transport) makeDevice(ctx context.Context) error {
 	}
 	mac, kind := MAC(t.self).String(), host.VXLAN{VNI: vni, Port: Port, IPv6: t.six}
 	var changes []host.Change
-	if exists && (now.VXLAN == nil || *now.VXLAN != kind || now.MAC != mac) {
+	if exists && (now.VXLAN == nil || !now.VXLAN.Same(kind) || now.MAC != mac) {
 		changes = append(changes, host.Change{Op: host.Delete, Link: &host.Link{Name: t.device}})
 		exists = false
 	}
