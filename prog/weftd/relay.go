@@ -144,6 +144,9 @@ func (n *node) noDirect(info peer.Info) string {
 // Where nothing is known yet, private addresses on one side alone tell as much.
 func (n *node) easierToDial(m peer.Info) int {
 	own, _ := n.mesh.Peer(n.key.ID())
+	if len(own.Endpoints) == 0 || len(m.Endpoints) == 0 {
+		return 0 // just started: the two must not come to different ends, or both begin
+	}
 	dials := func(i peer.Info) int {
 		if i.Dialable && i.NAT != peer.NATEasy && i.NAT != peer.NATHard || slices.ContainsFunc(i.Endpoints, func(ap netip.AddrPort) bool {
 			return ap.Addr().Is4() && !ap.Addr().IsPrivate() && !cgnat.Contains(ap.Addr())
