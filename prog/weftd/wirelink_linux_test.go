@@ -44,7 +44,8 @@ func linkIn(t *testing.T, dir string) *wirelink {
 // running runs l until the returned function, which returns what run did.
 func running(t *testing.T, l *wirelink) (end func() error) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+	// Not the test's own context, which ends before clean-up: run would let go of the wire before it is stopped.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var err error
 	var wg sync.WaitGroup
 	wg.Go(func() { err = l.run(ctx) })
