@@ -10,6 +10,10 @@ import (
 	"weft/mesh"
 )
 
+// missed is by when even a member that all the news missed has heard of the difference and pulled. Whom news reaches is
+// chance: at 12 nodes one is missed in a few hundred tries.
+const missed = 10 * time.Second
+
 func (w *world) pulls() (n uint64) {
 	for _, n1 := range w.nodes {
 		n += n1.mesh.Stats().Pulls
@@ -29,16 +33,16 @@ func TestNewsIsNotPulled(t *testing.T) {
 		if err := w.nodes[3].mesh.Publish(func(r *mesh.Record) { r.MTU = 1400 }); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("a record was everywhere after %v", w.settle(time.Second))
+		t.Logf("a record was everywhere after %v", w.settle(missed))
 		w.nodes[5].state.add(77)
 		w.nodes[5].mesh.Announce("counter", []byte{77})
-		t.Logf("another state after %v", w.within(time.Second, w.allHave(77)))
+		t.Logf("another state after %v", w.within(missed, w.allHave(77)))
 		key := newKey(t)
 		cert := w.certify(key, uint64(len(w.nodes)))
 		if err := w.nodes[7].mesh.Roster().Add(cert); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("a certificate after %v", w.within(time.Second, func() string {
+		t.Logf("a certificate after %v", w.within(missed, func() string {
 			for _, n := range w.nodes {
 				if !n.mesh.Roster().Has(key.ID()) {
 					return n.name + " lacks it"
@@ -66,14 +70,14 @@ func TestWhatIsNotNewsIsPulled(t *testing.T) {
 		}
 		w.nodes[0].state.add(long...)
 		w.nodes[0].mesh.Announce("counter", long)
-		w.within(2*time.Second, w.allHave(255))
+		w.within(missed, w.allHave(255))
 		for range 400 { // more than are kept to be told
 			if err := w.nodes[1].mesh.Publish(func(r *mesh.Record) { r.MTU++ }); err != nil {
 				t.Fatal(err)
 			}
 			w.nodes[2].mesh.Announce("counter", bytes.Repeat([]byte{1}, 1+int(time.Now().UnixNano()%100)))
 		}
-		w.settle(5 * time.Second)
+		w.settle(missed)
 	})
 }
 
@@ -83,7 +87,7 @@ func TestNewerNewsTakesThePlaceOfOlder(t *testing.T) {
 		w := newWorld(t, lan)
 		defer w.end()
 		w.form(3)
-		w.settle(5 * time.Second)
+		w.settle(missed)
 		time.Sleep(10 * time.Second)
 		before := w.nodes[0].mesh.Stats().News
 		for mtu := range 20 {
@@ -91,7 +95,7 @@ func TestNewerNewsTakesThePlaceOfOlder(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.settle(time.Second)
+		w.settle(missed)
 		if n := w.nodes[0].mesh.Stats().News - before; n != 1 {
 			t.Errorf("20 changes within a moment made %d pieces of news", n)
 		}

@@ -51,7 +51,14 @@ func TestMetricsEndpoints(t *testing.T) {
 	if code, _ := get("/"); code != http.StatusNotFound {
 		t.Errorf("anything else: %d", code)
 	}
-	_, body := get("/metrics")
+	// A round trip is known when the first probe has been answered, which being ready does not wait for.
+	var body string
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	m.until(ctx, "served a round trip", func() bool {
+		_, body = get("/metrics")
+		return strings.Contains(body, "\n"+metricPeerRTT.name+"{")
+	})
 	line := regexp.MustCompile(`^(\w+)(?:\{(.*)\})? \S+$`)
 	label := regexp.MustCompile(`(\w+)="`)
 	served := map[string]bool{}
