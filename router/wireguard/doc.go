@@ -20,7 +20,8 @@
 // WireGuard reports nothing by itself. Health is measured as packets of pods experience it: echo requests through the
 // device to the peer's own address, at the tunnel's full MTU until one was answered, small ones afterwards. A tunnel
 // that does not come up although the peer is reached otherwise is mended: first once with the pair's former secret, for
-// the two ends never change it in the same instant, then by removing and adding the peer, which makes both forget the
+// the two ends never change it in the same instant, and may have taken two in different order (so they try it one after the
+// other, the end with the lower public key first), then by removing and adding the peer, which makes both forget the
 // newest handshake that they saw (a clock that was set back shuts WireGuard out otherwise).
 //
 //	down ── a full-size echo answered ──> up ── 1.5 s unanswered while packets flow ──> down

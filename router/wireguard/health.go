@@ -43,6 +43,7 @@ type look struct {
 	full      int         // size of a packet that fills the tunnel
 	testable  bool        // both ends have an address to test with
 	reachable bool        // the peer's daemon is reached otherwise
+	yields    bool        // the other end tries its former secret first: both at once would go on missing each other
 }
 
 // remedy is what to do to a tunnel that does not come up.
@@ -114,8 +115,15 @@ func (h *health) mend(now time.Time, l look) remedy {
 	}
 	h.mended, h.mendWait = now, min(2*h.mendWait, mendLast)
 	h.mends++
-	if h.mends == 1 || h.Up { // adding the peer anew would end the session that is still there
-		return otherSecret
+	turn := h.mends == 1
+	if l.yields {
+		turn = h.mends == 2
 	}
-	return addAnew
+	switch {
+	case !h.Up && !turn:
+		return addAnew
+	case h.Up && l.yields && h.mends%2 != 0:
+		return nothing
+	}
+	return otherSecret // while up always: adding the peer anew would end the session that is still there
 }

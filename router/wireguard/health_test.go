@@ -164,6 +164,44 @@ func TestMendingBeginsWithTheFormerSecret(t *testing.T) {
 	}
 }
 
+// Both began to agree at once and took the two secrets in different order: whenever each of them looks, they meet.
+func TestSecretsInDifferentOrderMeet(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ends := [2]*play{newPlay(), newPlay()}
+		ends[1].l.yields = true
+		second := [2]bool{false, true} // which of the two secrets each uses; its newest at first
+		for _, p := range ends {
+			p.answering = func(int) bool { return false }
+		}
+		up := rapid.Bool().Draw(t, "a session is there still")
+		if up {
+			for _, p := range ends {
+				p.answering = func(int) bool { return true }
+				p.shake()
+				p.busy(handshakeLife - 20*time.Second)
+			}
+		}
+		ends[1].run(time.Duration(rapid.IntRange(0, 40).Draw(t, "later")) * 500 * time.Millisecond)
+		const limit = 3 * time.Minute
+		together := 0
+		for range limit / (500 * time.Millisecond) {
+			for i, p := range ends {
+				p.helped = nil
+				p.run(500 * time.Millisecond)
+				for _, r := range p.helped {
+					second[i] = r == otherSecret && !second[i] || r == again && second[i] || r == addAnew && i == 1
+				}
+			}
+			if second[0] != second[1] {
+				together = 0
+			} else if together++; together == 10 { // WireGuard tries every 5 s
+				return
+			}
+		}
+		t.Fatalf("not within %v", limit)
+	})
+}
+
 func TestASessionThatIsNotRenewedIsMendedWithoutEndingIt(t *testing.T) {
 	p := newPlay()
 	p.shake()

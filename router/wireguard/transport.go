@@ -1,7 +1,9 @@
 package wireguard
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdh"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -53,6 +55,7 @@ type config struct {
 // transport keeps one device.
 type transport struct {
 	config
+	public Key
 
 	mu       sync.Mutex // guards all below
 	stranger Key
@@ -89,6 +92,11 @@ func open(c config) (*transport, error) {
 	if _, err := rand.Read(t.stranger[:]); err != nil {
 		return nil, fmt.Errorf("make a stranger's key: %w", err)
 	}
+	private, err := ecdh.X25519().NewPrivateKey(t.private[:])
+	if err != nil {
+		return nil, fmt.Errorf("read private key: %w", err)
+	}
+	t.public = Key(private.PublicKey().Bytes())
 	return t, nil
 }
 
@@ -317,6 +325,7 @@ func (t *transport) measure(ctx context.Context, now time.Time) error {
 		send, help := u.health.step(now, look{
 			peer: u.now, known: u.added, answers: answers[u.remote.Host], full: full,
 			testable: own.IsValid() && u.remote.Host.IsValid() && link.Up, reachable: u.remote.Reachable,
+			yields: bytes.Compare(t.public[:], u.remote.Public[:]) > 0,
 		})
 		if send.Size > 0 {
 			if err := t.echo.Send(link.Index, own, u.remote.Host, send.Seq, send.Size); err != nil {
