@@ -36,6 +36,9 @@ func callerOf(conn *net.UnixConn) (caller, error) {
 	return c, nil
 }
 
+// ended reports whether a process that had this number is no more.
+func ended(pid int) bool { return pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+
 // peerGroups is empty where the kernel cannot tell: the primary group still counts then.
 func peerGroups(fd uintptr) []uint32 {
 	for n := 64; n <= maxGroups; {

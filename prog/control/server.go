@@ -70,17 +70,8 @@ func Listen(cfg Config) (*Server, error) {
 }
 
 func (s *Server) listen() error {
-	// The lock decides, not the socket file: of two daemons that find a stale socket at the same moment, one gets it.
-	mine, err := s.takeLock()
-	if err != nil {
-		return socketError(s.cfg.Path, err)
-	}
-	if pid, live := listenerPID(s.cfg.Path); live || !mine {
-		return &Error{
-			Code:    Conflict,
-			Message: "weft is already running here" + pid,
-			Hint:    "Stop it with: weft down; or give this one its own --socket, --state and --listen",
-		}
+	if err := s.outlive(); err != nil {
+		return err
 	}
 	info, err := os.Lstat(s.cfg.Path)
 	switch {
@@ -107,6 +98,41 @@ func (s *Server) listen() error {
 		return socketError(s.cfg.Path, err)
 	}
 	return nil
+}
+
+// heirPatience is how long a daemon waits for what a killed one had begun to start.
+const heirPatience = 5 * time.Second
+
+// outlive takes the lock, or says who serves the socket. The lock decides, not the socket file: of two daemons that find a
+// stale socket at the same moment, one gets it. A process that a daemon had forked when it was killed holds its lock and
+// its socket for a moment, until it has become another program: that is nobody who runs here, and is waited for.
+func (s *Server) outlive() error {
+	for end := time.Now().Add(heirPatience); ; {
+		mine := s.lock != nil
+		if !mine {
+			var err error
+			if mine, err = s.takeLock(); err != nil {
+				return socketError(s.cfg.Path, err)
+			}
+		}
+		pid, live := listenerPID(s.cfg.Path)
+		switch {
+		case mine && !live:
+			return nil
+		case live && ended(pid) && time.Now().Before(end):
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		who := ""
+		if pid > 0 {
+			who = fmt.Sprintf(" (pid %d)", pid)
+		}
+		return &Error{
+			Code:    Conflict,
+			Message: "weft is already running here" + who,
+			Hint:    "Stop it with: weft down; or give this one its own --socket, --state and --listen",
+		}
+	}
 }
 
 // lockTries is how often a lock file may vanish under us because its owner ends just then.
@@ -217,17 +243,17 @@ func Serve(ctx context.Context, cfg Config) error {
 
 func lockPath(socket string) string { return socket + ".lock" }
 
-// listenerPID asks who serves the socket, if anybody does, as " (pid 42)".
-func listenerPID(path string) (string, bool) {
+// listenerPID asks who serves the socket, if anybody does; 0: somebody whom the kernel cannot name.
+func listenerPID(path string) (pid int, live bool) {
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
-		return "", false
+		return 0, false
 	}
 	defer conn.Close()
 	if c, err := callerOf(conn.(*net.UnixConn)); err == nil && c.pid > 0 {
-		return fmt.Sprintf(" (pid %d)", c.pid), true
+		return c.pid, true
 	}
-	return "", true
+	return 0, true
 }
 
 func groupID(name string) int64 {

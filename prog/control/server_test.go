@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"weft/prog/control"
 	"weft/prog/control/controltest"
@@ -77,6 +79,26 @@ func TestListen(t *testing.T) {
 	})
 	t.Run("refuses when another daemon serves it", func(t *testing.T) {
 		refused(t, controltest.Start(t, controltest.New(node())), control.Conflict, "weft is already running here (pid ")
+	})
+	t.Run("waits for what a killed daemon was about to start", func(t *testing.T) {
+		path := filepath.Join(shortDir(t), "s")
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		killed := exec.CommandContext(t.Context(), self)
+		killed.Env = append(os.Environ(), heirEnv+"="+path)
+		heir, stdin, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stdin.Close()
+		killed.Stdin = heir
+		if err := errors.Join(killed.Run(), heir.Close()); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(100*time.Millisecond, func() { stdin.Close() })
+		listen(t, control.Config{Path: path})
 	})
 	t.Run("refuses when another daemon holds the lock but not the socket yet", func(t *testing.T) {
 		path := filepath.Join(shortDir(t), "s")
