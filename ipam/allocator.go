@@ -16,9 +16,6 @@ import (
 	"weft/mesh/peer"
 )
 
-// storeRetry is how often a store that could not be written is tried again.
-const storeRetry = time.Second
-
 // ErrStopped is the answer of an allocator whose Run has ended.
 var ErrStopped = errors.New("the address allocator has stopped")
 
@@ -47,6 +44,7 @@ type Allocator struct {
 	log    *slog.Logger
 	verify ring.Verifier
 	random func() uint64
+	now    func() time.Time // compared with itself only
 
 	calls    chan func()   // work for Run's goroutine
 	desk     desk          // claims and releases for it
@@ -74,6 +72,7 @@ type Allocator struct {
 	heard    map[peer.ID]start
 	served   map[peer.ID]served
 	answered peer.Set     // who answered since the start, this node included
+	elders   peer.Set     // the voters when this run began; none in a node's first run
 	voters   []peer.Voter // own view and theirs
 	outcome  outcome      // of the last round of asking for space
 	problem  string       // with the store
@@ -85,6 +84,7 @@ type Allocator struct {
 	refused   map[peer.ID]uint64    // who writes nothing any more for this node, since which promise
 	refusals  uint64                // grows with refused and with the view records
 	opens     map[ring.ID]time.Time // own blocks that were taken over in this run, and when they may be used
+	pledged   map[peer.ID]uint64    // whom others refuse and no record names, none since that number either
 	forced    peer.Set              // whose removal shall not wait
 	waits     []peer.ID             // for this node's own proposal
 	hindrance string                // a sentence about it
@@ -127,16 +127,21 @@ func New(cfg Config) (*Allocator, error) {
 		log:      cfg.Log,
 		verify:   cfg.Verify,
 		random:   cfg.Random,
+		now:      cfg.Now,
 		calls:    make(chan func()),
 		stopping: make(chan struct{}),
 		asks:     make(chan struct{}, 1),
 		roster:   make(chan struct{}, 1),
 		forced:   make(peer.Set),
+		pledged:  make(map[peer.ID]uint64),
 		opens:    make(map[ring.ID]time.Time),
 		cooling:  make(map[ring.ID]bool),
 	}
 	if a.random == nil {
 		a.random = rand.Uint64
+	}
+	if a.now == nil {
+		a.now = time.Now
 	}
 	if a.verify == nil {
 		a.verify = ring.Keys(cfg.Keys)
@@ -147,51 +152,6 @@ func New(cfg Config) (*Allocator, error) {
 	}
 	a.adopt(st)
 	return a, nil
-}
-
-// adopt makes a loaded state the current one.
-func (a *Allocator) adopt(st *state) {
-	sp := space.New(a.cfg.Universe.Pools(), a.cfg.CoolFor)
-	claims := make(map[netip.Addr]claim, len(st.claims))
-	byName := make(map[claimName]netip.Addr, len(st.claims))
-	var host netip.Addr
-	for _, c := range st.claims {
-		addr := c.Addr()
-		sp.Take(addr)
-		claims[addr] = c
-		if c.host {
-			host = addr
-		} else {
-			byName[claimName{c.Container, c.IfName}] = addr
-		}
-	}
-	// When they were released is not known, by the clock of this boot: they rest anew.
-	now := time.Now()
-	for _, addr := range st.resting {
-		if _, used := claims[addr]; !used {
-			sp.Take(addr)
-			sp.Release(addr, now)
-		}
-	}
-	a.start.incarnation = st.incarnation
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.space, a.claims, a.byName, a.host = sp, claims, byName, host
-	a.heard, a.served = st.heard, st.served
-	a.promised, a.refused, a.removed = st.promised, st.refused, st.removed
-	a.refusals++
-	// When blocks were taken over is not known, by the clock of this boot: they cool anew.
-	clear(a.cooling)
-	for _, id := range st.taken {
-		a.cooling[id] = true
-		if _, known := a.opens[id]; !known {
-			a.opens[id] = now.Add(a.cfg.CoolTaken)
-		}
-	}
-	a.setRing(st.ring)
-	if st.stopped != "" {
-		a.phase, a.stopped = phaseStopped, st.stopped
-	}
 }
 
 // setRing makes r visible; mu is held.
@@ -240,7 +200,7 @@ func (a *Allocator) Run(ctx context.Context) (err error) {
 		if a.storeErr != nil {
 			wake.Reset(storeRetry)
 		} else if next, ok := a.space.NextWake(); ok {
-			wake.Reset(time.Until(next))
+			wake.Reset(next.Sub(a.now()))
 		}
 		select {
 		case f := <-a.calls:
@@ -265,6 +225,12 @@ func (a *Allocator) begin() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.answered = peer.SetOf(a.self)
+	if !first {
+		a.elders = peer.SetOf()
+		for _, v := range a.cfg.Network.Voters() {
+			a.elders.Add(v.ID)
+		}
+	}
 	if (first || a.cfg.Weaken.has(WithoutSync)) && a.phase == phaseStarting {
 		a.phase = phaseConfirmed
 	}
@@ -275,7 +241,7 @@ func (a *Allocator) begin() error {
 // that wait are tried again.
 func (a *Allocator) settle() {
 	a.mu.Lock()
-	woken := a.space.Wake(time.Now(), a.cfg.Lingers)
+	woken := a.space.Wake(a.now(), a.cfg.Lingers)
 	a.mu.Unlock()
 	a.woken = append(a.woken, woken...) // deleted with the next commit
 	if a.storeErr != nil && a.reload() != nil {
@@ -295,61 +261,6 @@ func (a *Allocator) poke() {
 	case a.asks <- struct{}{}:
 	default:
 	}
-}
-
-// commit writes one transaction. After an error nothing is certain, so nothing is written until the store was read.
-func (a *Allocator) commit(ops ...Op) error {
-	if a.storeErr != nil {
-		if err := a.reload(); err != nil {
-			return err
-		}
-	}
-	for _, addr := range a.woken {
-		ops = append([]Op{deleteRest(addr)}, ops...) // first: the address may be released again by ops
-	}
-	var cooled []ring.ID
-	for id := range a.cooling {
-		if !a.opens[id].After(time.Now()) {
-			cooled = append(cooled, id)
-			ops = append([]Op{deleteTaken(id)}, ops...)
-		}
-	}
-	if err := a.cfg.Store.Commit(ops); err != nil {
-		a.storeErr = err
-		a.log.Error("address store not written", "err", err)
-		a.setProblem(err.Error())
-		return err
-	}
-	a.woken = nil
-	for _, id := range cooled {
-		delete(a.cooling, id)
-	}
-	return nil
-}
-
-// reload makes what is stored the state again, after a commit of which nobody knows whether it was one.
-func (a *Allocator) reload() error {
-	st, err := load(a.cfg.Store, a.cfg.Universe, a.cfg.Linked6)
-	if err != nil {
-		a.setProblem(err.Error())
-		return err
-	}
-	current := a.start
-	a.adopt(st)
-	if a.start.incarnation == current.incarnation {
-		a.start = current
-	}
-	a.woken, a.storeErr = nil, nil
-	a.setProblem("")
-	a.cfg.Network.Changed(nil)
-	return nil
-}
-
-func (a *Allocator) setProblem(p string) {
-	a.mu.Lock()
-	a.problem = p
-	a.mu.Unlock()
-	a.notify()
 }
 
 // do runs f on Run's goroutine. f does not wait for anything but the disk.

@@ -244,7 +244,7 @@ func (a *Allocator) try(w *waiter, b *batch) bool {
 	c := claim{Claim: Claim{
 		Container: w.req.Container, IfName: w.req.IfName, NetNS: w.req.NetNS, Pod: w.req.Pod,
 		Network: w.req.Network, Aliases: w.req.Aliases, Inode: w.req.Inode,
-		MTU: w.req.MTU, MAC: w.req.MAC, Created: time.Now().Round(0).UTC(),
+		MTU: w.req.MTU, MAC: w.req.MAC, Created: a.now().Round(0).UTC(),
 	}.at(addr, a.cfg.Linked6)}
 	a.mu.Lock()
 	a.space.Take(addr) // so that the next of the batch gets another; nobody is told before it is durable
@@ -289,7 +289,7 @@ func (a *Allocator) put(c claim) error {
 	a.mu.Lock()
 	if replaces {
 		delete(a.claims, former.Addr())
-		a.space.Release(former.Addr(), time.Now())
+		a.space.Release(former.Addr(), a.now())
 	}
 	a.space.Take(addr)
 	a.claims[addr] = c
@@ -328,7 +328,7 @@ func (a *Allocator) settleHost() {
 	if !ok {
 		return
 	}
-	c := claim{host: true, Claim: Claim{Created: time.Now().Round(0).UTC()}.at(addr, a.cfg.Linked6)}
+	c := claim{host: true, Claim: Claim{Created: a.now().Round(0).UTC()}.at(addr, a.cfg.Linked6)}
 	if err := a.put(c); err == nil {
 		a.log.Info("host address", "address", addr)
 	}
@@ -350,53 +350,6 @@ func (a *Allocator) Release(ctx context.Context, container, ifname string) ([]Cl
 	}
 	slices.SortFunc(r.released, compareClaims)
 	return r.released, nil
-}
-
-// Renumber gives an interface another address when its own has become somebody else's: one step, so that nobody ever
-// reads both or none. Where the address is still this node's nothing changes.
-func (a *Allocator) Renumber(ctx context.Context, container, ifname string) (before, after Claim, err error) {
-	var failed error
-	err = a.do(ctx, func() { before, after, failed = a.renumber(claimName{container, ifname}) })
-	if err = errors.Join(err, failed); err != nil {
-		return Claim{}, Claim{}, fmt.Errorf("renumber %s of %s: %w", ifname, container, err)
-	}
-	return before, after, nil
-}
-
-func (a *Allocator) renumber(name claimName) (before, after Claim, err error) {
-	if a.storeErr != nil {
-		if err := a.reload(); err != nil {
-			return before, after, err
-		}
-	}
-	addr, ok := a.byName[name]
-	if !ok {
-		return before, after, fmt.Errorf("%w: there is no such claim", ErrBadRequest)
-	}
-	old := a.claims[addr]
-	if a.space.Owns(addr) {
-		return old.Claim, old.Claim, nil
-	}
-	if !a.serves() {
-		return before, after, fmt.Errorf("%w: %s", ErrNotReady, a.sentence())
-	}
-	next, ok := a.space.Lowest()
-	if !ok {
-		a.poke()
-		return before, after, a.shortage()
-	}
-	now := claim{Claim: old.at(next, a.cfg.Linked6)}
-	if err := a.commit(deleteClaim(old), putClaim(now), deleteRest(next)); err != nil {
-		return before, after, err
-	}
-	a.mu.Lock()
-	delete(a.claims, addr)
-	a.space.Drop(addr)
-	a.space.Take(next)
-	a.claims[next], a.byName[name] = now, next
-	a.mu.Unlock()
-	a.notify()
-	return old.Claim, now.Claim, nil
 }
 
 // Settle looks again at what may have changed outside of the allocator: addresses that lingered.

@@ -91,7 +91,10 @@ type Config struct {
 
 	Verify ring.Verifier // of signatures; nil means Ed25519 with Keys
 	Random func() uint64 // for names of requests and starts; nil means the system's
-	Weaken Weakness      // zero in every program; tests must find what each of these breaks
+	// Now is the clock, by which nothing but waits is measured: setting what it shows of the day changes nothing. nil means
+	// time.Now.
+	Now    func() time.Time
+	Weaken Weakness // zero in every program; tests must find what each of these breaks
 }
 
 // checkPools refuses pools that this allocator cannot give from. A claim has one address of a pool, so that it is durable in
@@ -138,8 +141,9 @@ const (
 	WithoutClosure                          // the rosters of those who promise do not count (R10)
 	WithoutMemory                           // the next promise forgets who was refused before (R9)
 	WithoutSyncRefusal                      // answers to sync are taken without refusal (R9)
+	WithoutSyncRoster                       // answers to sync bring no roster (R4)
+	WithoutRecount                          // whoever is removed during a round need not be named (R10)
 	WithoutRestraint                        // blocks that a removed member gave to survivors are written anew (R11)
-	WithoutJoiners                          // voters-to-be do not count (Q)
 )
 
 // has reports whether a rule is not followed.

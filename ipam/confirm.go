@@ -148,44 +148,17 @@ func (a *Allocator) doubt() {
 // serves reports whether addresses may be given.
 func (a *Allocator) serves() bool { return a.phase == phaseConfirmed || a.phase == phaseUnconfirmed }
 
-// Attest asks one voter that is alive, another one each time, whether this is still the last start of this identity that it
-// has heard of. When it is not, the identity runs on another machine too, which was started later and is believed by now: then
-// this one stops. A node that was confirmed has no other way to learn of it.
-func (a *Allocator) Attest(ctx context.Context) {
-	a.mu.RLock()
-	serves := a.serves()
-	a.mu.RUnlock()
-	if !serves {
-		return // it asks all anyway, or has nothing to say any more
-	}
-	b := a.ballot()
-	var voters []peer.ID
-	for _, p := range a.cfg.Network.Peers() {
-		if p.State == peer.Alive && slices.ContainsFunc(b.voters, func(v peer.Voter) bool { return v.ID == p.ID }) {
-			voters = append(voters, p.ID)
-		}
-	}
-	if len(voters) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	a.sync(ctx, voters[a.random()%uint64(len(voters))])
-}
-
-// Stopped is why this identity must not be used any more, other than by its removal: its disk was set back or copied, so that
-// others know more of what it wrote than it does itself.
-func (a *Allocator) Stopped() (why string, stopped bool) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	return a.stopped, a.phase == phaseStopped && !a.removed
-}
-
 // sync tells one member of this start and learns what it knows; true when it has.
 func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 	var req syncRequest
-	if err := a.do(ctx, func() { req = syncRequest{a.start, a.ring.Digest()} }); err != nil {
+	if err := a.do(ctx, func() { req = syncRequest{start: a.start, digest: a.ring.Digest()} }); err != nil {
 		return false
+	}
+	a.mu.RLock()
+	doubts := a.phase != phaseConfirmed
+	a.mu.RUnlock()
+	if doubts {
+		req.roster = a.cfg.Roster.Summary()
 	}
 	b, err := a.cfg.Network.Call(ctx, id, methodSync, req.encode())
 	if err != nil {
@@ -195,6 +168,17 @@ func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 	answer, err := parseSyncAnswer(b)
 	if err != nil {
 		a.log.Warn("unreadable answer to sync", "peer", id, "err", err)
+		return false
+	}
+	// The roster before the answer counts: it may say that others who have answered are no witnesses. Without that, a start could
+	// be confirmed by voters who were removed, and do not know, together with one who does.
+	if len(answer.roster) > 0 && !a.cfg.Weaken.has(WithoutSyncRoster) {
+		if err := a.cfg.Roster.Merge(answer.roster); err != nil {
+			a.log.Debug("part of a roster left out", "peer", id, "err", err)
+		}
+	}
+	if answer.partial {
+		a.log.Debug("answer to sync does not count: too much of the roster is missing here yet", "peer", id)
 		return false
 	}
 	if answer.ring != nil {
@@ -294,5 +278,13 @@ func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]by
 	}
 	answer.voters = a.cfg.Network.Voters()
 	answer.voters = answer.voters[:min(len(answer.voters), maxVoters)]
-	return answer.encode(), nil
+	if len(req.roster) > 0 {
+		answer.roster = a.cfg.Roster.Delta(req.roster)
+	}
+	message := answer.encode()
+	if len(answer.roster) > maxRosterPart || len(message) > maxMessage {
+		answer.roster, answer.partial = nil, len(answer.roster) > 0
+		message = answer.encode()
+	}
+	return message, nil
 }

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 )
 
 // desk collects what comes while the disk is busy with what came before, so that one transaction serves it all: to make
@@ -171,7 +170,7 @@ func (a *Allocator) releaseAll(releases []*release) {
 	}
 	if err == nil && len(ops) > 0 {
 		a.mu.Lock()
-		now := time.Now()
+		now := a.now()
 		for addr := range given {
 			delete(a.byName, a.claims[addr].name())
 			delete(a.claims, addr)

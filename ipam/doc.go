@@ -16,8 +16,8 @@
 //   - A grant's receiver uses the block when it has the grant on disk. Requests have names, so that a repeated one is
 //     not given a second block.
 //   - After a restart a node lends nothing until a quorum of the voters has answered (peer.Quorum), over all voters that
-//     the answers name. It gives from its own blocks after ten seconds without a quorum, and says so, unless it is told
-//     to be strict.
+//     the answers name, and without those whom their rosters, which come with them, say to be removed. It gives from its
+//     own blocks after ten seconds without a quorum, and says so, unless it is told to be strict.
 //   - What a removed member owned is given to others only when every survivor has promised to refuse what that member
 //     wrote, and has told what it knows; see Reclaim. Until then a removed voter counts in every quorum as one that does
 //     not answer, so that no two halves of a cluster can remove each other and both go on.
@@ -30,14 +30,16 @@
 //
 // A call is a tlv message of version 1.x; a ring in it is at most ring.MaxWire bytes.
 //
-//	ipam.sync   {1 incarnation, 2 start, 3 digest}  ->  {1 incarnation, 2 start: heard before, 3 ring, 4 voters}
+//	ipam.sync   {1 incarnation, 2 start, 3 digest,  ->  {1 incarnation, 2 start: heard before, 3 ring, 4 voters,
+//	              4 roster}                              5 roster, 6 partial}
 //	ipam.spare  {1 digest}                          ->  {1 addresses, 2 reason, 3 ring}
 //	ipam.grant  {1 request}                         ->  {2 ring: the grant and its proof, 3 reason}
-//	ipam.push   {1 ring, 2 roster, 3 starts}        ->  {1 summary of the roster} when all of it is on disk
+//	ipam.push   {1 ring, 2 roster, 3 starts,        ->  {1 summary of the roster} when all of it is on disk
+//	              4 refused}
 //	ipam.promise {1 proposal, 2 digest, 3 roster,   ->  {1 verdict, 2 ring, 3 roster, 4 partial, 5 joining, 6 higher,
 //	              4 delta}                               7 newer, 8 idle, 9 summary}
 //
-// In ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it was too long. Who
+// In ipam.sync and ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it was too long. Who
 // cannot prove the proposal answers with its own summary, and is asked again with the delta that it lacks.
 // Verdicts are yes, unproven, number (higher is the proposal that was promised), newer (the removed have started since) and
 // stopped (this is the removed one). Joining are 25 bytes each: node, join sequence, 1 for one without a vote; newer 24

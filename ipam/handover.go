@@ -172,6 +172,11 @@ func (a *Allocator) servePush(ctx context.Context, req []byte) ([]byte, error) {
 			return nil, errors.Join(err, failed)
 		}
 	}
+	if len(m.refused) > 0 {
+		if err := a.do(ctx, func() { a.pledge(m.refused) }); err != nil {
+			return nil, err
+		}
+	}
 	if m.ring != nil {
 		rejected, err := a.merge(ctx, m.ring, nil)
 		if err != nil {

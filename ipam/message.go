@@ -35,6 +35,7 @@ func Methods() []string {
 type syncRequest struct {
 	start  start
 	digest []byte // of its ring
+	roster []byte // a summary; nil when the other's roster is not asked for
 }
 
 // syncAnswer is what the other knows.
@@ -42,6 +43,9 @@ type syncAnswer struct {
 	before start        // the last start of the asker that was heard of before this request
 	ring   []byte       // nil when the digests are equal
 	voters []peer.Voter // as the other sees them
+
+	roster  []byte // what the asker's lacks
+	partial bool   // it was too long, and is missing
 }
 
 // spareRequest asks what could be lent.
@@ -64,11 +68,12 @@ type grantAnswer struct {
 	reason lack
 }
 
-// push brings a ring, facts of the roster, and which starts of others have been heard of; each may be missing. It is
-// answered when all of it is durable, and not when a part was left out.
+// push brings a ring, facts of the roster, which starts of others have been heard of, and whom its sender refuses without a
+// record (plead); each may be missing. It is answered when all of it but the last is durable, and not when a part was left out.
 type push struct {
 	ring, roster []byte
 	heard        []heard
+	refused      []peer.ID
 }
 
 // heard is a start of a member, in a message.
@@ -97,6 +102,9 @@ const (
 	tagSyncDigest      = 3 // of the request
 	tagSyncRing        = 3 // of the answer
 	tagSyncVoters      = 4
+	tagSyncSummary     = 4 // of the request
+	tagSyncRoster      = 5
+	tagSyncPartial     = 6
 
 	tagSpareDigest = 1 // of the request
 	tagSpareSize   = 1 // of the answer
@@ -110,6 +118,7 @@ const (
 	tagPushRing    = 1
 	tagPushRoster  = 2
 	tagPushHeard   = 3 // list of node(16) incarnation(8) start(8)
+	tagPushRefused = 4 // list of node(16)
 	tagPushSummary = 1 // of the answer
 )
 
@@ -137,7 +146,11 @@ func parseMessage(what string, b []byte) (*tlv.Reader, error) {
 func (m syncRequest) encode() []byte {
 	b := tlv.AppendUint64(newMessage(), tagSyncIncarnation, m.start.incarnation)
 	b = tlv.AppendUint64(b, tagSyncStart, m.start.number)
-	return tlv.Append(b, tagSyncDigest, m.digest)
+	b = tlv.Append(b, tagSyncDigest, m.digest)
+	if m.roster != nil {
+		b = tlv.Append(b, tagSyncSummary, m.roster)
+	}
+	return b
 }
 
 func parseSyncRequest(b []byte) (m syncRequest, err error) {
@@ -146,7 +159,8 @@ func parseSyncRequest(b []byte) (m syncRequest, err error) {
 		return m, err
 	}
 	r.Require(tagSyncIncarnation, tagSyncStart)
-	m = syncRequest{start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}, r.Bytes(tagSyncDigest, maxDigest)}
+	m.start = start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}
+	m.digest, m.roster = r.Bytes(tagSyncDigest, maxDigest), r.Bytes(tagSyncSummary, maxMessage)
 	if m.start.incarnation == 0 {
 		r.Fail(errors.New("a start without a number"))
 	}
@@ -163,7 +177,14 @@ func (m syncAnswer) encode() []byte {
 	for _, v := range m.voters {
 		voters = append(voters, binary.BigEndian.AppendUint64(v.ID[:], v.JoinSeq))
 	}
-	return tlv.AppendList(b, tagSyncVoters, voters)
+	b = tlv.AppendList(b, tagSyncVoters, voters)
+	if m.roster != nil {
+		b = tlv.Append(b, tagSyncRoster, m.roster)
+	}
+	if m.partial {
+		b = tlv.AppendUint8(b, tagSyncPartial, 1)
+	}
+	return b
 }
 
 func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
@@ -181,6 +202,7 @@ func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
 		}
 		m.voters = append(m.voters, peer.Voter{ID: peer.ID(v[:peer.IDSize]), JoinSeq: binary.BigEndian.Uint64(v[peer.IDSize:])})
 	}
+	m.roster, m.partial = r.Bytes(tagSyncRoster, maxMessage), r.Uint8(tagSyncPartial) != 0
 	return m, r.Err()
 }
 
@@ -256,7 +278,12 @@ func (m push) encode() []byte {
 		e := binary.BigEndian.AppendUint64(h.node[:], h.start.incarnation)
 		list = append(list, binary.BigEndian.AppendUint64(e, h.start.number))
 	}
-	return tlv.AppendList(b, tagPushHeard, list)
+	b = tlv.AppendList(b, tagPushHeard, list)
+	list = nil
+	for _, id := range m.refused {
+		list = append(list, id[:])
+	}
+	return tlv.AppendList(b, tagPushRefused, list)
 }
 
 func parsePush(b []byte) (m push, err error) {
@@ -272,6 +299,13 @@ func parsePush(b []byte) (m push, err error) {
 		}
 		at := e[peer.IDSize:]
 		m.heard = append(m.heard, heard{peer.ID(e), start{binary.BigEndian.Uint64(at), binary.BigEndian.Uint64(at[8:])}})
+	}
+	for _, e := range r.List(tagPushRefused, ring.MaxNamed) {
+		if len(e) != peer.IDSize {
+			r.Fail(fmt.Errorf("a node of %d bytes", len(e)))
+			break
+		}
+		m.refused = append(m.refused, peer.ID(e))
 	}
 	return m, r.Err()
 }

@@ -44,6 +44,7 @@ type remover struct {
 	came     map[peer.ID]comeback
 	holdOff  time.Time
 	backOff  time.Duration
+	plea     plea
 	seen     uint64 // the highest number that anybody was heard to have promised
 	promised struct {
 		id ring.ID
@@ -78,7 +79,11 @@ func (a *Allocator) remove(ctx context.Context) {
 		pause := rosterLook
 		if a.wasRemoved() {
 			_ = a.do(ctx, func() { _ = a.expel() }) // tried again at the next look
-		} else if need := m.need(); len(need) > 0 {
+			timer.Reset(pause + m.own(jitterMost))
+			continue
+		}
+		m.plead(ctx)
+		if need := m.need(); len(need) > 0 {
 			pause = rosterSoon
 			if m.turn(need) {
 				m.conduct(ctx, need)
@@ -97,8 +102,8 @@ func (a *Allocator) lookedAtRoster() {
 }
 
 // need lists the removals that are not complete and have to be; nil when there is nothing to do. Members without a vote
-// and without blocks go along with others only, unless somebody has promised to refuse them: who has takes what they wrote
-// only where a record confirms it, so one has to come.
+// and without blocks go along with others only, unless this node or one that has told it has promised to refuse them: who has
+// takes what they wrote only where a record confirms it, so one has to come.
 func (m *remover) need() []Removal {
 	b := m.a.ballot()
 	silent := make(peer.Set)
@@ -110,11 +115,14 @@ func (m *remover) need() []Removal {
 	var need, along []Removal
 	late := func(r Removal) bool { // what a member that left gave back should have been heard of
 		since, known := m.since[r.Node]
-		return known && time.Since(since) >= leftTime
+		return known && m.a.now().Sub(since) >= leftTime
 	}
 	m.a.mu.RLock()
 	for id, r := range b.removed {
 		number, promised := m.a.refused[id]
+		if !promised {
+			number, promised = m.a.pledged[id]
+		}
 		switch {
 		case id == m.a.self:
 		case !b.fenced.Has(id), promised && !m.a.ring.Names(id) && m.a.ring.Recalls(number):
@@ -123,14 +131,14 @@ func (m *remover) need() []Removal {
 			if late(r) {
 				need = append(need, r)
 			} else if _, known := m.since[id]; !known {
-				m.since[id] = time.Now()
+				m.since[id] = m.a.now()
 			}
 		case silent.Has(id) && !r.Left && !promised && !m.a.ring.Names(id):
 			along = append(along, r)
 		}
 	}
 	m.a.mu.RUnlock()
-	now := time.Now()
+	now := m.a.now()
 	needed := make(peer.Set, len(need))
 	for _, r := range need {
 		needed.Add(r.Node)
@@ -144,9 +152,12 @@ func (m *remover) need() []Removal {
 	if len(need) == 0 {
 		return nil
 	}
+	byNode := func(x, y Removal) int { return x.Node.Compare(y.Node) }
+	slices.SortFunc(need, byNode)
+	slices.SortFunc(along, byNode)
 	need = slices.Concat(need, along)
-	need = need[:min(len(need), ring.MaxNamed)]
-	slices.SortFunc(need, func(x, y Removal) int { return x.Node.Compare(y.Node) })
+	need = need[:min(len(need), ring.MaxNamed)] // the same ones each time
+	slices.SortFunc(need, byNode)
 	return need
 }
 
@@ -161,7 +172,7 @@ func (m *remover) turn(need []Removal) bool {
 	if !slices.Contains(issuers, a.self) || phase == phaseStopped || phase == phaseLeft {
 		return false
 	}
-	now := time.Now()
+	now := m.a.now()
 	if forced || a.cfg.Weaken.has(WithoutFence) {
 		return true
 	}
@@ -216,6 +227,11 @@ func (m *remover) conduct(ctx context.Context, need []Removal) {
 	m.a.log.Info("removal proposed", "view", r.p.Number(), "count", len(named))
 	for pause := askFirstPause; ctx.Err() == nil; pause = min(2*pause, askLastPause) {
 		waits := m.ask(ctx, r)
+		// Who was removed while the others promised, and is not named, has neither promised nor is refused: it may come up again
+		// and not know who is no witness.
+		if !r.forced && m.unnamed(r) && !m.a.cfg.Weaken.has(WithoutRecount) {
+			return
+		}
 		done, err := m.finish(ctx, r, waits)
 		switch {
 		case err != nil:
@@ -245,7 +261,7 @@ func (m *remover) conduct(ctx context.Context, need []Removal) {
 
 // hold lets others go first for a while, which differs from node to node, so that two do not meet again and again.
 func (m *remover) hold() {
-	m.holdOff = time.Now().Add(m.backOff + m.own(m.backOff))
+	m.holdOff = m.a.now().Add(m.backOff + m.own(m.backOff))
 	m.backOff = min(2*m.backOff, backOffLast)
 }
 
@@ -257,20 +273,23 @@ func (m *remover) own(most time.Duration) time.Duration {
 // overtaken reports whether others were removed since the proposal, or one of the named has come up again or may be named
 // anew.
 func (m *remover) overtaken(r *round) bool {
-	need := m.need()
-	for _, x := range need {
-		if !r.p.Names(x.Node) {
-			return true
-		}
+	if m.unnamed(r) {
+		return true
 	}
 	if r.forced {
 		return false
 	}
+	need := m.need()
 	if m.a.anyForced(need) {
 		return true
 	}
 	named, _, waiting := m.name(need)
 	return waiting != "" || slices.ContainsFunc(named, func(n ring.Named) bool { return !slices.Contains(r.p.Removed(), n) })
+}
+
+// unnamed reports whether somebody was removed whom the proposal does not name.
+func (m *remover) unnamed(r *round) bool {
+	return slices.ContainsFunc(m.need(), func(x Removal) bool { return !r.p.Names(x.Node) })
 }
 
 // name says which starts of the removed a proposal covers. One that came up again after it was removed has to stop or to
@@ -315,7 +334,7 @@ func (m *remover) silent(peers []peer.Info, id peer.ID, c comeback) bool {
 	if i := slices.IndexFunc(peers, func(p peer.Info) bool { return p.ID == id }); i >= 0 && peers[i].LastSeen.After(since) {
 		since = peers[i].LastSeen
 	}
-	return time.Since(since) >= m.a.cfg.Silence
+	return m.a.now().Sub(since) >= m.a.cfg.Silence
 }
 
 // comeBack notes starts of the removed that are newer than the proposal says.
@@ -338,7 +357,7 @@ func (m *remover) comeBack(r *round, from peer.ID, answer promiseAnswer) {
 func (m *remover) note(n ring.Named, stopped bool) {
 	c := m.came[n.Node]
 	if n.Incarnation > c.incarnation {
-		c = comeback{incarnation: n.Incarnation, since: time.Now()}
+		c = comeback{incarnation: n.Incarnation, since: m.a.now()}
 	}
 	c.stopped = c.stopped || stopped && n.Incarnation >= c.incarnation
 	m.came[n.Node] = c

@@ -208,7 +208,7 @@ func (a *Allocator) cool(report ring.Report) map[ring.ID]time.Time {
 		if slices.ContainsFunc(a.cfg.Roster.Removals(), func(r Removal) bool { return r.Node == g.From() && r.Silent }) {
 			wait = min(wait, a.cfg.CoolFor)
 		}
-		opens[g.ID()] = time.Now().Add(wait)
+		opens[g.ID()] = a.now().Add(wait)
 	}
 	return opens
 }

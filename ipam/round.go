@@ -29,7 +29,7 @@ type round struct {
 func (m *remover) propose(ctx context.Context, named []ring.Named, forced bool) (*round, error) {
 	a := m.a
 	r := &round{
-		forced: forced, began: time.Now(), promised: peer.SetOf(a.self), heirs: peer.SetOf(a.self),
+		forced: forced, began: a.now(), promised: peer.SetOf(a.self), heirs: peer.SetOf(a.self),
 		joining: make(map[peer.ID][]peer.ID),
 	}
 	var failed error
@@ -58,7 +58,7 @@ func (m *remover) ask(ctx context.Context, r *round) (waits []peer.ID) {
 		return nil
 	}
 	r.hear(a.self, a.cfg.Roster.Joining())
-	r.settle(a.cfg.Network.Peers())
+	r.settle(a.now(), a.cfg.Network.Peers())
 	ask := r.toAsk(a.survivors(), a.self)
 	survivors := peer.SetOf(ask...)
 	for _, n := range r.p.Removed() {
@@ -68,7 +68,7 @@ func (m *remover) ask(ctx context.Context, r *round) (waits []peer.ID) {
 	}
 	a.setHindrance("", r.missing(a.survivors()))
 	a.forEach(ctx, ask, func(ctx context.Context, id peer.ID) { m.askOne(ctx, r, id, survivors.Has(id)) })
-	r.settle(a.cfg.Network.Peers())
+	r.settle(a.now(), a.cfg.Network.Peers())
 	// Survivors anew: the rosters that came with the promises may name more.
 	waits = r.missing(a.survivors())
 	a.setHindrance("", waits)
@@ -158,7 +158,7 @@ func (m *remover) finish(ctx context.Context, r *round, waits []peer.ID) (done b
 	case r.forced, weak.has(WithoutFence):
 	case len(waits) > 0 && (!weak.has(WithoutMinority) || 2*len(waits) >= 1+len(a.survivors())):
 		return false, nil
-	case r.open() && !weak.has(WithoutJoiners):
+	case r.open():
 		a.setHindrance("reclaim waits for a join under way", nil)
 		return false, nil
 	case !weak.has(WithoutQuorum) && !peer.Quorum(b.voters, r.promised):
@@ -272,12 +272,12 @@ func (r *round) hear(id peer.ID, joining []peer.Info) {
 }
 
 // settle closes the joins of those that are members by now, and those that take too long.
-func (r *round) settle(peers []peer.Info) {
+func (r *round) settle(now time.Time, peers []peer.Info) {
 	members := make(peer.Set)
 	for _, p := range peers {
 		members.Add(p.ID)
 	}
-	late := time.Since(r.began) > joinTime
+	late := now.Sub(r.began) > joinTime
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, open := range r.joining {

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"weft/ipam/space"
 	"weft/mesh/peer"
@@ -163,7 +162,7 @@ func (a *Allocator) lacking(peers []peer.Info) string {
 		sentence += strings.Join(parts, ", ")
 	}
 	if next, rests := a.space.NextWake(); rests {
-		sentence += fmt.Sprintf("; a released address is free again in %d s", 1+int(time.Until(next).Seconds()))
+		sentence += fmt.Sprintf("; a released address is free again in %d s", 1+int(next.Sub(a.now()).Seconds()))
 	}
 	return sentence
 }

@@ -103,8 +103,8 @@ func FuzzStoredValue(f *testing.F) {
 
 // FuzzMessage: no call and no answer of another member breaks this node, and what can be read is written alike.
 func FuzzMessage(f *testing.F) {
-	f.Add(syncRequest{start{1, 2}, []byte("digest")}.encode())
-	f.Add(syncAnswer{start{1, 2}, []byte("ring"), []peer.Voter{{ID: peer.ID{1}, JoinSeq: 5}}}.encode())
+	f.Add(syncRequest{start{1, 2}, []byte("digest"), []byte("summary")}.encode())
+	f.Add(syncAnswer{start{1, 2}, []byte("ring"), []peer.Voter{{ID: peer.ID{1}, JoinSeq: 5}}, []byte("roster"), true}.encode())
 	f.Add(spareRequest{[]byte("digest")}.encode())
 	f.Add(spareAnswer{4096, lackNothing, nil}.encode())
 	f.Add(spareAnswer{0, lackSpace, []byte("ring")}.encode())
@@ -112,6 +112,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(grantAnswer{[]byte("ring"), lackNothing}.encode())
 	f.Add(push{ring: []byte("ring"), roster: []byte("roster")}.encode())
 	f.Add(push{heard: []heard{{peer.ID{1}, start{2, 3}}}}.encode())
+	f.Add(push{refused: []peer.ID{{1}, {2}}}.encode())
 	f.Add(pushAnswer{[]byte("summary")}.encode())
 	f.Add(promiseRequest{[]byte("proposal"), []byte("digest"), []byte("summary"), []byte("delta")}.encode())
 	f.Add(promiseAnswer{verdict: verdictUnproven, summary: []byte("summary")}.encode())

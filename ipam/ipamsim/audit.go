@@ -16,7 +16,7 @@ import (
 
 // audit checks the rules of the address ring on what has changed since it looked last:
 //
-//	I1   no two machines that are up, confirmed and not removed own the same atom in their own states
+//	I1   no two machines that are up and confirmed own the same atom in their own states; see former for who was removed
 //	I2   what one machine knows gives each address to one owner
 //	I3   no two different entries of one atom have the same view and seq
 //	I4   the entry of an atom never goes back at a machine
@@ -100,7 +100,7 @@ func (a *audit) started(m *Machine) {
 	}
 	have := make(map[string]netip.Addr)
 	for _, c := range m.now.alloc.Claims() {
-		have[c.Container] = c.V4
+		have[c.Container] = c.Addr()
 	}
 	for container, addr := range m.Told {
 		if have[container] != addr {
@@ -192,12 +192,16 @@ func (a *audit) seeLate(m *Machine, i int, at place, e entry) {
 	}
 }
 
-// trusted reports whether I1 holds for a machine. It does not for one that came up again after it was removed, and goes on
-// in a part of the network where nobody has heard of that: the others take it for stopped after a silence.
-func trusted(m *Machine) bool {
-	v := &m.view
-	gone := v.removed != 0 && m.w.Now()-v.began >= m.w.setup.Silence
-	return m.now != nil && v.confirmed && v.tainted == "" && !gone
+// trusted reports whether I1 holds for a machine.
+func trusted(m *Machine) bool { return m.now != nil && m.view.confirmed && m.view.tainted == "" }
+
+// former reports whether a machine is the former owner of an atom that another one has, and that may be so: it came up again
+// after it was removed and goes on in a part of the network where nobody has heard of that. The others have taken it for
+// stopped after a silence, and what it had then, in an older view, is exactly what it may still believe to own.
+func former(old, heir *Machine, atom int) bool {
+	v := &old.view
+	return v.removed != 0 && old.w.Now()-v.began >= old.w.setup.Silence &&
+		v.atoms[atom].view < heir.view.atoms[atom].view && heir.fenced().Has(old.key.id)
 }
 
 func (a *audit) seeRing(m *Machine, runs []ring.Run, confirmed bool) {
@@ -262,7 +266,11 @@ func (a *audit) seeOwner(m *Machine, i int, e entry) {
 		}
 	case !trusted(m):
 	case h != nil && h != m && trusted(h) && h.view.atoms != nil && h.view.atoms[i].owner == h.key.id:
-		if a.rivals == "" {
+		switch {
+		case former(m, h, i):
+		case former(h, m, i):
+			a.holders[i] = m
+		case a.rivals == "":
 			a.fail("I1: %s and %s both own atom %d (%s)", h, m, i, a.w.universe.Block(i, 1))
 		}
 	default:
@@ -274,12 +282,12 @@ func (a *audit) seeClaims(m *Machine, claims []ipam.Claim, confirmed bool) {
 	v := &m.view
 	now := make(map[netip.Addr]string, len(claims))
 	for _, c := range claims {
-		now[c.V4] = c.Container
-		if _, old := v.claims[c.V4]; old || v.fresh || v.tainted != "" {
+		now[c.Addr()] = c.Container
+		if _, old := v.claims[c.Addr()]; old || v.fresh || v.tainted != "" {
 			continue
 		}
 		if a.w.setup.Strict && !confirmed {
-			a.fail("I10: %s gave %s before it was confirmed", m, c.V4)
+			a.fail("I10: %s gave %s before it was confirmed", m, c.Addr())
 		}
 	}
 	v.claims, v.fresh = now, false
@@ -298,10 +306,11 @@ func (a *audit) gave(m *Machine, addr netip.Addr) {
 	if a.rivals != "" {
 		return
 	}
+	atom, _, _ := a.w.universe.Range(netip.PrefixFrom(addr, a.w.setup.AtomBits).Masked())
 	for _, o := range a.w.machines {
 		if o != m && trusted(o) && trusted(m) {
 			for container, other := range o.Told {
-				if other == addr {
+				if other == addr && !former(o, m, atom) && !former(m, o, atom) {
 					a.fail("I5: %s gave %s, which %s of %s has", m, addr, container, o)
 				}
 			}

@@ -31,8 +31,9 @@ type Machine struct {
 	lives   []*life
 	saved   *disk // what SetBack goes back to
 	rosterS *roster
-	retired bool                  // it will not be started again
-	hurried bool                  // a comparison is due soon
+	retired bool // it will not be started again
+	hurried bool // a comparison is due soon
+	clock   clock
 	Told    map[string]netip.Addr // what its users were told and have not given back
 
 	view view // what the audit saw last
@@ -74,7 +75,7 @@ func (m *Machine) Up() *ipam.Allocator {
 func (w *World) newMachine(k key) *Machine {
 	m := &Machine{
 		w: w, index: len(w.machines), name: fmt.Sprintf("n%d", len(w.machines)), key: k, disk: newDisk(),
-		pending: make(map[peer.ID]promise), Told: make(map[string]netip.Addr),
+		pending: make(map[peer.ID]promise), Told: make(map[string]netip.Addr), clock: clock{began: w.began},
 	}
 	w.change(func() {
 		w.machines = append(w.machines, m)
@@ -102,6 +103,7 @@ func (w *World) Start(m *Machine) {
 		Verify:  w.verifier(m),
 		Roster:  l,
 		Random:  l.random,
+		Now:     m.clock.now,
 		Strict:  w.setup.Strict,
 		CoolFor: w.setup.CoolFor, CoolTaken: w.setup.CoolTaken, Silence: w.setup.Silence,
 	}

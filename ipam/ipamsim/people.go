@@ -28,15 +28,15 @@ func (w *World) Claim(m *Machine, container string, at netip.Addr, then func(net
 				w.logf("%s: nothing for %s: %v", m, container, err)
 			} else {
 				w.counts.Claims++
-				w.note(m.index, int(hashOf(c.V4.AsSlice())&0xffff), "address")
-				w.audit.gave(m, c.V4)
-				if old, ok := m.Told[container]; ok && old != c.V4 && !m.view.forever {
-					w.audit.fail("I5: %s told %s %s, and now %s", m, container, old, c.V4)
+				w.note(m.index, int(hashOf(c.Addr().AsSlice())&0xffff), "address")
+				w.audit.gave(m, c.Addr())
+				if old, ok := m.Told[container]; ok && old != c.Addr() && !m.view.forever {
+					w.audit.fail("I5: %s told %s %s, and now %s", m, container, old, c.Addr())
 				}
-				m.Told[container] = c.V4
+				m.Told[container] = c.Addr()
 			}
 			if then != nil {
-				then(c.V4, err)
+				then(c.Addr(), err)
 			}
 		})
 	})

@@ -11,7 +11,7 @@ import (
 // Plan is all that a life depends on. Its text is what String prints and Parse reads.
 type Plan struct {
 	Seed    uint64
-	Bits    int // length of the pool's prefix; atoms are /28
+	Bits    int // length of the pool's prefix, of IPv6 where it is above 32; atoms have 16 addresses
 	Strict  bool
 	Weather Weather
 	Gossip  time.Duration
@@ -56,6 +56,7 @@ const (
 	DoPart     Verb = "part"      // two sides: machine i is on the side that bit i of N says
 	DoCut      Verb = "cut"       // the way from A to B, not back
 	DoHeal     Verb = "heal"
+	DoClock    Verb = "clock" // A's wall clock is set by N-128 times 12 minutes: by a day or less
 )
 
 // weights of the verbs in a drawn plan; dangerous ones come in some plans only.
@@ -87,6 +88,7 @@ var weights = []struct {
 const (
 	manyMachines = 200
 	manyEvery    = 200 // one plan in so many is of many machines
+	sixEvery     = 8   // and one has an IPv6 pool
 )
 
 // Draw makes the plan of a seed.
@@ -102,6 +104,9 @@ func Draw(seed uint64) Plan {
 			Loss: pick(&d, 0, 0.05, 0.2), Twice: pick(&d, 0, 0.1), Late: pick(&d, 0, 0, 0.02, 0.1),
 			Delay: pick(&d, 5*time.Millisecond, 100*time.Millisecond, 1500*time.Millisecond),
 		},
+	}
+	if seed%sixEvery == sixEvery-1 {
+		p.Bits += 128 - 32
 	}
 	machines := 3 + d.n(5)
 	for range machines - 1 {
@@ -119,6 +124,12 @@ func Draw(seed uint64) Plan {
 			verb   Verb
 			weight int
 		}{DoForce, 4})
+	}
+	if clocks := mix(seed, 'w'); clocks.chance(0.3) { // with chance of its own: the other plans are as they were
+		verbs = append(slices.Clone(verbs), struct {
+			verb   Verb
+			weight int
+		}{DoClock, 6})
 	}
 	sum := 0
 	for _, v := range verbs {

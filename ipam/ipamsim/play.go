@@ -34,8 +34,8 @@ func Play(t *testing.T, p Plan, o Options) (r Result) {
 	synctest.Test(t, func(*testing.T) {
 		<-time.After(o.Later)
 		w, err := New(Setup{
-			Seed: p.Seed, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10}), p.Bits), Strict: p.Strict, Weather: p.Weather,
-			Gossip: p.Gossip, Configure: o.Configure, Lone: o.Lone, Log: o.Log,
+			Seed: p.Seed, Prefix: p.pool(), Strict: p.Strict, Weather: p.Weather, Gossip: p.Gossip,
+			Configure: o.Configure, Lone: o.Lone, Log: o.Log,
 		})
 		if err != nil {
 			r.Err = err
@@ -55,6 +55,14 @@ func Play(t *testing.T, p Plan, o Options) (r Result) {
 		r = Result{w.Err(), w.Hash(), w.Counts(), w.Now()}
 	})
 	return r
+}
+
+// pool is what the plan's cluster gives addresses of.
+func (p Plan) pool() netip.Prefix {
+	if p.Bits > 32 {
+		return netip.PrefixFrom(netip.MustParseAddr("fd00::"), p.Bits)
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10}), p.Bits)
 }
 
 // any chooses a machine for a step: a member that may come back, if there is one.
@@ -86,8 +94,12 @@ func (w *World) up(i int, fit func(*Machine) bool) *Machine {
 }
 
 func (w *World) do(s Step) {
-	w.note(s.A, s.B, string(s.Verb))
 	m := w.any(s.A)
+	if s.Verb == DoClock {
+		w.SetClock(m, time.Duration(s.N-128)*12*time.Minute) // no part of the hash: nothing may come of it
+		return
+	}
+	w.note(s.A, s.B, string(s.Verb))
 	switch s.Verb {
 	case DoJoin:
 		if len(w.machines) < 2*manyMachines {
@@ -104,7 +116,7 @@ func (w *World) do(s Step) {
 			if blocks := m.now.alloc.Status().Blocks; len(blocks) > 0 {
 				b := blocks[s.B%len(blocks)]
 				addr := b.Addr()
-				for range s.N % (1 << (32 - b.Bits())) {
+				for range s.N % (1 << (addr.BitLen() - b.Bits())) {
 					addr = addr.Next()
 				}
 				w.Claim(m, addr.String(), addr, nil)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,7 +120,7 @@ func (w *World) unwell() string {
 		}
 		if first == nil {
 			first = m
-		} else if !bytes.Equal(first.now.alloc.Digest(), m.now.alloc.Digest()) {
+		} else if !w.agree(first, m) {
 			return fmt.Sprintf("%s and %s know different owners", first, m)
 		}
 		if fenced := m.fenced(); first != m && !maps.Equal(first.fenced(), fenced) {
@@ -130,6 +131,15 @@ func (w *World) unwell() string {
 		return "nobody is up"
 	}
 	return ""
+}
+
+// agree reports whether two machines know the same: who owns what, and by which writings. After a removal was forced, a survivor
+// that was away may keep a record that nobody else takes, until newer ones push it out; then the owners are all that counts.
+func (w *World) agree(a, b *Machine) bool {
+	if w.audit.rivals == "" {
+		return bytes.Equal(a.now.alloc.Digest(), b.now.alloc.Digest())
+	}
+	return maps.EqualFunc(a.now.alloc.Blocks(), b.now.alloc.Blocks(), slices.Equal[[]netip.Prefix])
 }
 
 // reclaims is what a machine says of removals.

@@ -303,6 +303,44 @@ func TestWeakenedSyncRefusal(t *testing.T) { // R9
 	})
 }
 
+// One voter has promised that another one is removed, and heard no more of it; then it is removed itself, and so is a machine that
+// is down. These three come up again away from who knows: two voters of three, of whom one knows that the other is none any more.
+//
+// Two rules keep their start from being confirmed, each by itself: a view names who was removed while the others promised, and
+// answers to a start bring the roster.
+func TestWeakenedSyncRoster(t *testing.T) { // R4, R10
+	play := func(g *ground) {
+		leader, promises, other := g.n(0), g.n(1), g.n(2)
+		victim := g.grow(false)
+		g.Kill(victim)
+		g.Kill(other)
+		g.Fate = func(_, to *ipamsim.Machine, kind string) ipamsim.Fate {
+			gossip := kind == state || kind == digest || kind == "roster" || kind == "ipam.push"
+			return ipamsim.Fate{Lost: to == promises && gossip || to == victim && kind == askPromise} // so a round takes 2 s
+		}
+		g.Remove(leader, ipamsim.ByHand, other)
+		g.wait("the promise", time.Second, func() bool { return len(promises.Up().Status().Reclaims) > 0 })
+		g.Kill(promises)
+		g.Remove(leader, ipamsim.ByHand, promises, victim)
+		g.Until(time.Minute, func() bool { // in vain where the first view has to name all
+			fenced := leader.Up().Fenced()
+			return fenced.Has(other.ID()) && fenced.Has(promises.ID()) && len(blocks(leader, victim)) == 0
+		})
+		g.Fate = func(_, _ *ipamsim.Machine, kind string) ipamsim.Fate {
+			return ipamsim.Fate{Lost: kind == state || kind == digest || kind == "roster"}
+		}
+		g.Part([]*ipamsim.Machine{leader})
+		for _, m := range []*ipamsim.Machine{promises, other, victim} {
+			g.Start(m)
+		}
+		g.Run(30 * time.Second)
+	}
+	weakened(t, ipam.WithoutSyncRoster|ipam.WithoutRecount, 2, play)
+	if err := lived(t, 99, ipam.WithoutRecount, false, 2, play); err != nil {
+		t.Errorf("with one rule of two: %v", err)
+	}
+}
+
 // The key of the founder is stolen. After its removal the thief writes rivals of what the founder once gave away.
 func TestWeakenedRivals(t *testing.T) { // R9, I11
 	weakened(t, ipam.WithoutRefusal, 3, func(g *ground) {

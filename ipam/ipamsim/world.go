@@ -37,7 +37,7 @@ const (
 type Setup struct {
 	Seed     uint64
 	Prefix   netip.Prefix // the pool; the zero value means 10.0.0.0/22
-	AtomBits int          // 0 means 28: 64 atoms in the default pool
+	AtomBits int          // 0 means that an atom has 16 addresses: 64 atoms in the default pool
 	Strict   bool         // machines start strictly
 	Weather  Weather
 	Gossip   time.Duration // how often a machine compares its state with another's; 0 means 2 s
@@ -136,7 +136,7 @@ func New(s Setup) (*World, error) {
 	if !s.Prefix.IsValid() {
 		s.Prefix = netip.MustParsePrefix("10.0.0.0/22")
 	}
-	s.AtomBits = cmp.Or(s.AtomBits, 28)
+	s.AtomBits = cmp.Or(s.AtomBits, s.Prefix.Addr().BitLen()-4)
 	s.Gossip = cmp.Or(s.Gossip, 2*time.Second)
 	s.CoolFor = cmp.Or(s.CoolFor, 5*time.Second)
 	s.CoolTaken = cmp.Or(s.CoolTaken, 20*time.Second)

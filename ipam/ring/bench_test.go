@@ -114,6 +114,7 @@ func BenchmarkTakeOver(b *testing.B) {
 // of 9 KB was for bare runs: block, view, seq and a short name of the owner. What makes a grant prove itself is the rest:
 // a signature, three names and the parent.
 func TestBytesOfAThousandMembers(t *testing.T) {
+	alone(t)
 	w := newWorld(t, 1000, pool("10.32.0.0/12", 26))
 	r := New(w.u)
 	own := make([]netip.Prefix, 1000)

@@ -144,6 +144,7 @@ func TestHalvesTravelAlongAChainOfGrants(t *testing.T) {
 }
 
 func TestABlockThatComesBackForgetsTheDetour(t *testing.T) {
+	alone(t)
 	w := newWorld(t, 4, pool("10.32.0.0/12", 26))
 	r := New(w.u)
 	for range 3 * MaxDepth {

@@ -68,6 +68,7 @@ func TestTheOwnerOfTheBuddyTakesABlockOver(t *testing.T) {
 }
 
 func TestManyViewsLeaveShortChainsAndFewRecords(t *testing.T) {
+	alone(t)
 	w := newWorld(t, 3, pool("10.32.0.0/20", 26))
 	r := New(w.u)
 	for k := range uint64(10 * MaxDepth) {
@@ -308,6 +309,7 @@ func union(some []*View, more ...*View) []*View {
 // TestReplacedNodesLeaveOneRouteEach removes members and lets others in their place, many times: blocks of heirs grow
 // together again.
 func TestReplacedNodesLeaveOneRouteEach(t *testing.T) {
+	alone(t)
 	const members, replaced = 100, 200
 	w := newWorld(t, members+replaced, pool("10.32.0.0/18", 28))
 	r := New(w.u)
@@ -379,5 +381,13 @@ func TestSizesAreAsDrawn(t *testing.T) {
 		if len(tt.raw) != tt.want {
 			t.Errorf("%s has %d bytes, want %d", tt.name, len(tt.raw), tt.want)
 		}
+	}
+}
+
+// alone skips a long test in which nothing runs beside it, where the race detector would find nothing.
+func alone(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("nothing runs beside it; runs without the race detector")
 	}
 }
