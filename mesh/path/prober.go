@@ -26,10 +26,13 @@ type prober struct {
 	last       time.Time // newest question; zero: one is due
 	unanswered time.Time // the oldest question since the last answer; zero when there is none
 	answered   time.Time // newest answer
+	gone       int       // questions since then that nobody waits for any more
 	asked      [8]question
 	next       int // slot of asked
 
 	srtt, rttvar time.Duration
+	recent       [4]time.Duration // newest round trips; 0: none
+	answers      int
 	loss         float64
 	seldom       bool // it is not the active way
 }
@@ -84,6 +87,9 @@ func (p *prober) ask(number uint32, now time.Time) {
 }
 
 func (p *prober) lose(q *question) {
+	if !p.unanswered.IsZero() && !q.at.Before(p.unanswered) {
+		p.gone++
+	}
 	q.at = time.Time{}
 	p.loss += (1 - p.loss) * p.weight()
 }
@@ -96,11 +102,13 @@ func (p *prober) answer(number uint32, now time.Time) bool {
 			continue
 		}
 		rtt := max(now.Sub(q.at), 1)
+		p.recent[p.answers%len(p.recent)] = rtt
+		p.answers++
 		if p.answered.IsZero() || p.silence(now) >= DeadAfter { // it has just opened: what was sent before says nothing about it
 			p.loss = 0
 			p.forget(q.at)
 		}
-		q.at, p.unanswered, p.answered = time.Time{}, time.Time{}, now
+		q.at, p.unanswered, p.answered, p.gone = time.Time{}, time.Time{}, now, 0
 		p.loss -= p.loss * p.weight()
 		if p.srtt == 0 { // as RFC 6298, but a first answer is worth more: there is nothing to retransmit
 			p.srtt, p.rttvar = rtt, rtt/8
@@ -111,6 +119,17 @@ func (p *prober) answer(number uint32, now time.Time) bool {
 		return true
 	}
 	return false
+}
+
+// least is the shortest of the newest round trips.
+func (p *prober) least() time.Duration {
+	least := p.srtt
+	for _, r := range p.recent {
+		if r != 0 {
+			least = min(least, r)
+		}
+	}
+	return least
 }
 
 // forget drops questions that were asked before.
@@ -124,7 +143,7 @@ func (p *prober) forget(before time.Time) {
 
 // missing counts the questions since the last answer whose answer is overdue.
 func (p *prober) missing(now time.Time) int {
-	n := 0
+	n := p.gone
 	for _, q := range p.asked {
 		if !q.at.IsZero() && !p.unanswered.IsZero() && !q.at.Before(p.unanswered) && now.Sub(q.at) >= p.grace() {
 			n++
@@ -165,6 +184,6 @@ func (p *prober) silence(now time.Time) time.Duration {
 
 // restart makes a question due at once and forgets those under way.
 func (p *prober) restart() {
-	p.last, p.unanswered = time.Time{}, time.Time{}
+	p.last, p.unanswered, p.gone = time.Time{}, time.Time{}, 0
 	p.asked = [len(p.asked)]question{}
 }

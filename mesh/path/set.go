@@ -27,6 +27,8 @@ const (
 	forgive      = 10 * time.Minute // of use until they are forgotten
 	testGap      = time.Second      // between bursts that probes of the peer bring about
 	changeRounds = 3                // in which another way must be better
+	doubtGap     = time.Second      // until a direct way that is not better than a detour is measured again; doubling
+	maxDoubts    = 5                // doublings
 	roundGap     = 50 * time.Millisecond
 )
 
@@ -37,6 +39,7 @@ var Burst = [...]time.Duration{0, 50 * time.Millisecond, 100 * time.Millisecond,
 const (
 	NumberSize = 1 << 31 // asks whether its size passes: its loss says nothing about the way
 	NumberTest = 1 << 30 // tries a way that is not in use: who hears it does not follow
+	NumberHalf = 1 << 29 // was sent in two halves
 
 	slotShift   = 24
 	slotMask    = maxWays - 1
@@ -47,7 +50,8 @@ const (
 type Ask struct {
 	Path   Path
 	Number uint32
-	Size   int // inner size to which it is padded; 0: not
+	Size   int  // inner size to which it is padded; 0: not
+	Halved bool // it travels in two datagrams
 }
 
 // Set is all ways to one peer. The zero value knows none. It is not safe for concurrent use.
@@ -81,10 +85,11 @@ type way struct {
 	used   time.Time // when it became active
 	why    string    // a relay's reason for not carrying
 
-	burstAt time.Time // begin of a burst; zero: none is under way
+	burstAt time.Time // begin of a burst, perhaps one to come; zero: none is under way
 	burstN  int       // probes of it that were sent
 	retries int       // since the last answer
 	rounds  int       // in which it was better than the active way
+	doubts  int       // bursts since it was not, though it is direct and the active way a detour
 	lossy   time.Time // until when packets count as lost on it, though probes are answered
 	robbed  int       // times in a row that what it carried was lost
 }
@@ -148,12 +153,12 @@ func (s *Set) WantMTU(n int) {
 	}
 }
 
-// goal is the largest inner packet that is hoped for on a way.
+// goal is the largest inner packet that is hoped for on a way. What does not pass in one piece may in two.
 func (w *way) goal(want int) int {
 	if want == 0 {
 		return 0
 	}
-	return want - w.path.Overhead()
+	return max(want-w.path.Overhead(), min(want, MinMTU))
 }
 
 // mtu is what to tell of a way: what passed, or less than wanted where that is known beforehand.
@@ -230,7 +235,7 @@ func (s *Set) Heard(p Path, test bool, now time.Time) (moved bool) {
 			return false
 		}
 	}
-	if w != s.active && !s.Plain && (w.burstAt.IsZero() || now.Sub(w.burstAt) >= testGap) {
+	if w != s.active && !s.Plain && (!w.bursts(now) || now.Sub(w.burstAt) >= testGap) {
 		w.begin(now) // whatever stood between may let us through now
 	}
 	if test || !w.left.IsZero() && now.Sub(w.left) < returnAfter {
@@ -276,6 +281,7 @@ func (s *Set) use(w *way, now time.Time) {
 	w.burstAt = time.Time{}
 	if w.state(now) != Works {
 		w.prober.srtt, w.prober.rttvar, w.prober.loss = 0, 0, 0
+		w.prober.recent = [len(w.prober.recent)]time.Duration{}
 		w.proven = false
 		w.size.restart()
 	}
@@ -284,7 +290,15 @@ func (s *Set) use(w *way, now time.Time) {
 }
 
 // begin starts a burst.
-func (w *way) begin(now time.Time) { w.burstAt, w.burstN = now, 0 }
+func (w *way) begin(now time.Time) {
+	w.burstAt, w.burstN, w.doubts = now, 0, 0
+	if w.size.failed { // there is news, so sizes are tried again, too
+		w.size.restart()
+	}
+}
+
+// bursts reports whether a burst is under way.
+func (w *way) bursts(now time.Time) bool { return !w.burstAt.IsZero() && !w.burstAt.After(now) }
 
 // Punch tries addresses of the peer now, at the same time as the peer tries ours.
 func (s *Set) Punch(endpoints []netip.AddrPort, now time.Time) {
@@ -322,6 +336,9 @@ func (s *Set) Active() Path {
 	}
 	return s.active.path
 }
+
+// Halved reports whether packets pass on the active way in two halves only.
+func (s *Set) Halved() bool { return s.active != nil && s.active.size.halved }
 
 // Targets are the ways for a handshake, the active one first.
 func (s *Set) Targets() []Path {

@@ -31,6 +31,7 @@ type road struct {
 	rtt  time.Duration
 	size int     // largest that passes; 0: any
 	loss float64 // of probes, both ways together
+	late func() time.Duration
 }
 
 type answer struct {
@@ -63,10 +64,18 @@ func (w *world) run(d time.Duration, after func()) {
 		for _, a := range asks {
 			w.asked[a.Path]++
 			r := w.roads[a.Path]
-			if r == nil || !r.up || r.size > 0 && a.Size > r.size || r.loss > 0 && w.random() < r.loss {
+			size := a.Size
+			if a.Halved {
+				size /= 2
+			}
+			if r == nil || !r.up || r.size > 0 && size > r.size || r.loss > 0 && w.random() < r.loss {
 				continue
 			}
-			w.air = append(w.air, answer{w.now.Add(r.rtt), a, a.Path})
+			rtt := r.rtt
+			if r.late != nil {
+				rtt += r.late()
+			}
+			w.air = append(w.air, answer{w.now.Add(rtt), a, a.Path})
 		}
 		next := end
 		if !wake.IsZero() && wake.Before(next) {
@@ -133,6 +142,96 @@ func TestADirectPathIsTakenSoon(t *testing.T) {
 		})
 		if took == 0 || took > 3*time.Second {
 			t.Errorf("RTT %v: direct after %v", rtt, took)
+		}
+	}
+}
+
+// TestABusyStartDoesNotKeepTheDetour: however late answers were while both machines were busy, on either way, the direct one
+// is in use soon after they are no more.
+func TestABusyStartDoesNotKeepTheDetour(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		w.set.WantMTU(1420)
+		load := true
+		late := func() time.Duration {
+			if !load {
+				return 0
+			}
+			return time.Duration(rapid.IntRange(0, 1900).Draw(t, "late")) * time.Millisecond
+		}
+		detour := rapid.SampledFrom([]Path{Through(relay1), Through(relay1, relay2), Stream(addr(3).Endpoint)}).Draw(t, "detour")
+		w.roads[detour] = &road{up: true, rtt: time.Millisecond, late: late}
+		w.want()
+		w.set.Established(detour, w.now)
+		w.busy = rapid.Bool().Draw(t, "busy")
+		w.run(3*time.Second, nil)
+		w.roads[addr(1)] = &road{up: true, rtt: time.Millisecond, late: late}
+		w.set.Punch([]netip.AddrPort{addr(1).Endpoint}, w.now)
+		w.run(time.Duration(rapid.IntRange(100, 5000).Draw(t, "pause"))*time.Millisecond, nil)
+		load = false
+		w.set.Punch([]netip.AddrPort{addr(1).Endpoint}, w.now)
+		w.run(2*time.Second, nil) // what is under way
+		began, took := w.now, time.Duration(-1)
+		w.run(10*time.Second, func() {
+			if took < 0 && w.set.Active() == addr(1) {
+				took = w.now.Sub(began)
+			}
+		})
+		if took < 0 || w.set.Active() != addr(1) {
+			t.Fatalf("12 s after the machines are idle (taken after %v): %+v", took, w.set.Report(w.now))
+		}
+	})
+}
+
+// TestABadRelayIsLeft: one that is nearer than all others and drops what it carries, or a part of it because it has too much to
+// carry, however quick its probes are.
+func TestABadRelayIsLeft(t *testing.T) {
+	for name, c := range map[string]struct {
+		loss    float64
+		arrives uint32 // of 100 packets a second
+	}{
+		"passes probes alone": {0, 0},
+		"is overloaded":       {0.15, 85},
+	} {
+		w := newWorld(t)
+		n := 0.0
+		w.random = func() float64 { n += 0.37; return n - float64(int(n)) }
+		w.roads[Through(relay1)] = &road{up: true, rtt: time.Millisecond, loss: c.loss}
+		w.roads[Through(relay2)] = &road{up: true, rtt: 30 * time.Millisecond}
+		w.want()
+		w.set.Established(Through(relay1), w.now)
+		took := time.Duration(0)
+		for i := range 120 {
+			w.run(time.Second, nil)
+			if w.set.Active() == Through(relay2) {
+				took = time.Duration(i+1) * time.Second
+				break
+			}
+			w.set.Carried(100, c.arrives, w.now)
+		}
+		if took == 0 {
+			t.Errorf("%s: %+v", name, w.set.Report(w.now))
+		}
+		t.Logf("a relay that %s was left after %v", name, took)
+	}
+}
+
+// TestAStreamIsTakenBeforeARelayReachedByOne, however far the peer is.
+func TestAStreamIsTakenBeforeARelayReachedByOne(t *testing.T) {
+	for _, rtt := range []time.Duration{time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 400 * time.Millisecond} {
+		w := newWorld(t)
+		w.set.WantMTU(1420)
+		w.roads[Through(relay1)] = &road{up: true, rtt: rtt}
+		w.want()
+		w.set.Streamed(func(p Path) bool { return p.Relayed() })
+		w.set.Established(Through(relay1), w.now)
+		w.run(10*time.Second, nil)
+		w.roads[Stream(addr(1).Endpoint)] = &road{up: true, rtt: rtt}
+		w.want()
+		w.set.Streamed(func(p Path) bool { return p.Relayed() })
+		w.run(20*time.Second, nil)
+		if got := w.set.Active(); got != Stream(addr(1).Endpoint) {
+			t.Errorf("RTT %v: %+v", rtt, w.set.Report(w.now))
 		}
 	}
 }
@@ -386,7 +485,7 @@ func TestAnyNetwork(t *testing.T) {
 			t.Errorf("%d changes while nothing changed: %+v", w.moves-moves, w.set.Report(w.now))
 		}
 		for q, n := range w.asked {
-			if limit := 2 * 60 * 2; n > limit {
+			if limit := 2*60*2 + 3*25; n > limit { // and a search each minute, where packets travel in halves
 				t.Errorf("%d probes on %v in two minutes", n, q)
 			}
 		}

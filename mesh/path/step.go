@@ -42,10 +42,13 @@ func (s *Set) Step(now time.Time, busy bool, out []Ask) ([]Ask, time.Time) {
 			continue
 		}
 		patience := w.prober.grace()
-		if size, ok := w.size.ask(now, busy && w == s.active, patience); ok {
+		for _, t := range w.size.ask(now, busy && w == s.active, patience) {
 			n := s.number(w) | NumberSize
-			w.size.number = n &^ NumberTest
-			out = append(out, Ask{w.path, n, size})
+			if t.halved {
+				n |= NumberHalf
+			}
+			w.size.sent(n)
+			out = append(out, Ask{w.path, n, t.size, t.halved})
 		}
 		if t, ok := w.size.due(busy && w == s.active, patience); ok {
 			at(t)
@@ -133,7 +136,7 @@ func (s *Set) number(w *way) uint32 {
 
 // Answer takes the answer to a probe in. It reports whether the active way changed.
 func (s *Set) Answer(number uint32, size int, now time.Time) (moved bool) {
-	slot := number &^ (NumberSize | NumberTest) >> slotShift & slotMask
+	slot := number >> slotShift & slotMask
 	var w *way
 	for _, o := range s.ways {
 		if o.slot == slot {
@@ -145,7 +148,7 @@ func (s *Set) Answer(number uint32, size int, now time.Time) (moved bool) {
 	}
 	before := s.active
 	if number&NumberSize != 0 {
-		w.size.answer(number&^NumberTest, size, now)
+		w.size.answer(number, trial{size, number&NumberHalf != 0}, now)
 	} else if !w.prober.answer(number&^NumberTest, now) {
 		return false
 	} else {
@@ -164,10 +167,25 @@ func (s *Set) Answer(number uint32, size int, now time.Time) (moved bool) {
 func (s *Set) round(w *way, now time.Time) {
 	if s.active == nil || w == s.active || !s.better(w, now) {
 		w.rounds = 0
+		s.doubt(w, now)
 		return
 	}
 	if w.rounds++; w.rounds < changeRounds && w.burstAt.IsZero() { // no reason to wait for the next refresh
 		w.burstAt, w.burstN = now.Add(roundGap-Burst[len(Burst)-1]), len(Burst)-1
+	}
+}
+
+// doubt plans to measure a direct way again that loses against a detour: that may have been chance, of a machine that was busy
+// or a packet that was late, and the next refresh is far. One that failed is measured as soon as it may be used again.
+func (s *Set) doubt(w *way, now time.Time) {
+	a := s.active
+	switch {
+	case a == nil || a == w || a.path.Direct() || !w.path.Direct() || !w.proven || !w.burstAt.IsZero():
+	case now.Before(w.hold):
+		w.burstAt, w.burstN = w.hold, 0
+	case w.doubts < maxDoubts:
+		w.burstAt, w.burstN = now.Add(doubtGap<<w.doubts), 0
+		w.doubts++
 	}
 }
 
