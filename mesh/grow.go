@@ -64,14 +64,31 @@ func (r *Roster) grow(items [][]byte, strict bool) error {
 	if err != nil {
 		return fmt.Errorf("save roster: %w", err)
 	}
-	var news [][]byte
-	if strict {
-		for _, e := range p.add {
-			news = append(news, e.raw)
+	r.changed(p.growth(strict))
+	return bad
+}
+
+// growth is what has come to the roster.
+type growth struct {
+	members  []peer.ID // of certificates
+	removals bool
+	own      [][]byte // items that this node has added itself
+}
+
+func (p plan) growth(own bool) growth {
+	var g growth
+	for _, e := range p.add {
+		switch item := e.item.(type) {
+		case *identity.Certificate:
+			g.members = append(g.members, item.ID())
+		case *identity.Removal:
+			g.removals = true
+		}
+		if own {
+			g.own = append(g.own, e.raw)
 		}
 	}
-	r.changed(news)
-	return bad
+	return g
 }
 
 // plan is a change of the roster that is not made yet.

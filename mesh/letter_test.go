@@ -10,6 +10,7 @@ import (
 
 	"weft/crypto/tlv"
 	"weft/mesh/peer"
+	"weft/test/corpus"
 )
 
 // blob is a replica that takes anything.
@@ -131,9 +132,13 @@ func TestBadNewsStopsHere(t *testing.T) {
 
 func FuzzNews(f *testing.F) {
 	base := digestMessage(peer.ID{}, map[string]sum{"roster": {1}})
-	f.Add(tlv.AppendList(slices.Clone(base), digestNews, [][]byte{[]byte("\x04blobx"), []byte("\x06rosterlist")}))
-	f.Add(tlv.AppendList(slices.Clone(base), digestNews, [][]byte{{0}, {3, 'a'}, {200}}))
-	f.Add(base)
+	pieces := func(p ...[]byte) []byte { return tlv.AppendList(slices.Clone(base), digestNews, p) }
+	s := makeStuff()
+	corpus.Add(f, *update, "two", pieces([]byte("\x04blobx"), []byte("\x06rosterlist")))
+	corpus.Add(f, *update, "broken", pieces([]byte{0}, []byte{3, 'a'}, []byte{200}))
+	corpus.Add(f, *update, "record", pieces(append([]byte("\x07records"), listOf(s.records[0])...)))
+	corpus.Add(f, *update, "removal", pieces(append([]byte("\x06roster"), listOf(s.removals[0])...)))
+	corpus.Add(f, *update, "none", base)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		news, err := parseNews(b)
 		if err != nil {

@@ -116,7 +116,8 @@ type Mesh struct {
 
 	own ownRecord
 
-	rumours chan rumour // for the log
+	rumours  chan rumour   // for the log
+	farewell chan struct{} // capacity 1: this node was removed
 
 	born     time.Time
 	datagram atomic.Int64 // when the last one came, nanoseconds since born; 0: none yet
@@ -127,7 +128,7 @@ type Mesh struct {
 	members  *memberlist.Memberlist
 	gossip   *transport
 	life     map[peer.ID]*life
-	living   []peer.ID // who of them is alive and a member; nil: to be made
+	living   []peer.ID // who of them is alive and a member, see alive; nil: to be made
 	parted   peer.Set  // the removed whose removal took effect here
 	watchers []chan struct{}
 }
@@ -157,6 +158,8 @@ func New(c Config) (*Mesh, error) {
 		rumours: make(chan rumour, rumourQueue),
 		born:    time.Now(),
 		life:    map[peer.ID]*life{},
+
+		farewell: make(chan struct{}, 1),
 	}
 	m.sync = newSyncer(m)
 	m.heal = newHealer(m)
@@ -177,16 +180,7 @@ func New(c Config) (*Mesh, error) {
 	if err := m.roster.grow(c.Items, false); err != nil {
 		m.log.Warn("not all of the roster was taken over", "err", err)
 	}
-	m.roster.changed = func(news [][]byte) {
-		m.partWithRemoved()
-		m.mu.Lock()
-		m.living = nil // a member may have come of a stranger, or gone
-		m.mu.Unlock()
-		for _, item := range news {
-			m.sync.announce("roster", listOf(item))
-		}
-		m.Changed("roster")
-	}
+	m.roster.changed = m.grown
 	m.parted = peer.Set{}
 	for _, r := range m.roster.Removals() { // what happened before this start is no news
 		m.parted.Add(r.Node)
@@ -246,6 +240,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.heal.run(ctx, members) })
 	wg.Go(func() { m.keepRecords(ctx) })
 	wg.Go(func() { m.logRumours(ctx) })
+	wg.Go(func() { m.bidFarewell(ctx) })
 	<-ctx.Done()
 
 	m.mu.Lock()

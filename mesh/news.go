@@ -120,10 +120,8 @@ func (s *syncer) stir(name string) {
 
 // patience says whether to pull a state that differed from what a member told at that time, or how long to wait before.
 // While news is under way the difference most likely is, too, and what was told before the last news is not true any more:
-// then the answer is not to pull. The members tell again.
+// then the answer is not to pull. The members tell again. It is called with the lock held.
 func (s *syncer) patience(name string, at time.Time) (wait time.Duration, pull bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	l, now := s.lively[name], time.Now()
 	switch {
 	case l.last.IsZero(): // there never was news of it

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -94,7 +93,7 @@ func (m *Mesh) hearRumour(name string, alive bool) {
 		delete(m.life, id)
 	}
 	if changed {
-		m.living = nil
+		m.relist(id)
 	}
 	m.mu.Unlock()
 	if !changed || !known {
@@ -133,40 +132,6 @@ func (m *Mesh) admitStranger(id peer.ID) bool {
 		}
 	}
 	return strangers < maxStrangers
-}
-
-// alive lists the members that rumour says are alive, without this node. The caller does not change the list: it is made
-// once for many readers.
-func (m *Mesh) alive() []peer.ID {
-	if m.roster.Removed(m.self) {
-		return nil
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.living == nil {
-		m.living = make([]peer.ID, 0, len(m.life))
-		for id, l := range m.life {
-			if l.alive && m.roster.Member(id) {
-				m.living = append(m.living, id)
-			}
-		}
-	}
-	return m.living
-}
-
-// someAlive picks up to n of them at random.
-func (m *Mesh) someAlive(n int) []peer.ID {
-	ids := m.alive()
-	if len(ids) <= n {
-		return slices.Clone(ids)
-	}
-	some := make([]peer.ID, 0, n)
-	for len(some) < n {
-		if id := ids[rand.IntN(len(ids))]; !slices.Contains(some, id) {
-			some = append(some, id)
-		}
-	}
-	return some
 }
 
 // others lists the members without this node; nobody is left to one that was removed itself.

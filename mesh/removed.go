@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,9 @@ const (
 	tellTime    = 3 * time.Second // for one member to say that it has them
 	tellsAtOnce = 32
 	maxTold     = 256 // items in one message
+
+	farewellHeard = 3  // members that keep a node's own removal, before it falls silent
+	farewellTries = 32 // members that it asks for that
 )
 
 // methodItems hands items of the roster over, to be kept before it is answered.
@@ -39,6 +43,9 @@ func (m *Mesh) partWithRemoved() {
 		m.mu.Unlock()
 		if known {
 			continue
+		}
+		if r.Node == m.self {
+			signal(m.farewell)
 		}
 		m.records.forget(r.Node)
 		m.log.Warn("member removed", "peer", r.Node, "reason", r.Reason.String(), "from", r.Issuer())
@@ -63,18 +70,22 @@ func (m *Mesh) Tell(ctx context.Context, items ...identity.Item) ([]peer.ID, err
 	if err := m.roster.Add(kept...); err != nil {
 		return nil, err
 	}
+	return m.handOver(ctx, m.alive(), raws), nil
+}
+
+// handOver asks members to keep items, and tells who does.
+func (m *Mesh) handOver(ctx context.Context, to []peer.ID, raws [][]byte) []peer.ID {
 	req := tlv.AppendList(tlv.AppendVersion(nil, itemsVersion), itemsList, raws)
 	var mu sync.Mutex // guards have
 	var have []peer.ID
 	var calls sync.WaitGroup
-	defer calls.Wait()
 	places := make(chan struct{}, tellsAtOnce)
-	for _, id := range m.alive() {
+	for _, id := range to {
 		select {
 		case places <- struct{}{}:
 		case <-ctx.Done():
 			calls.Wait()
-			return have, nil
+			return have
 		}
 		calls.Go(func() {
 			defer func() { <-places }()
@@ -91,7 +102,32 @@ func (m *Mesh) Tell(ctx context.Context, items ...identity.Item) ([]peer.ID, err
 	}
 	calls.Wait()
 	slices.SortFunc(have, peer.ID.Compare)
-	return have, nil
+	return have
+}
+
+// bidFarewell hands a removal of this node that it was just shown to members that may not have heard of it: whoever signed
+// it may be gone, and would leave the others to count this node as a voter that is silent. It takes no right that a removed
+// member does not have: those who know of the removal refuse the call, and to the others it is a member that hands over a
+// signed item. It returns when that is done, or ctx ends.
+func (m *Mesh) bidFarewell(ctx context.Context) {
+	select {
+	case <-m.farewell:
+	case <-ctx.Done():
+		return
+	}
+	r, ok := m.roster.Removal(m.self)
+	if !ok {
+		return
+	}
+	ids := slices.Clone(m.rumouredAlive())
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	heard := 0
+	for some := range slices.Chunk(ids[:min(len(ids), farewellTries)], farewellHeard) {
+		if heard += len(m.handOver(ctx, some, [][]byte{r.Raw()})); heard >= farewellHeard || ctx.Err() != nil {
+			break
+		}
+	}
+	m.log.Info("others told of our own removal", "count", heard)
 }
 
 // serveItems is the handler of methodItems. The items are signed: who hands them over does not matter.

@@ -114,6 +114,28 @@ func TestRemovalReachesWhoWasAway(t *testing.T) {
 	})
 }
 
+// A node that alone was shown its removal, by somebody who is gone, tells the others before it falls silent.
+func TestRemovedMemberTellsOthersOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, lan)
+		defer w.end()
+		w.form(5)
+		w.settle(time.Minute)
+		gone, rest := w.nodes[2], slices.Delete(slices.Clone(w.nodes), 2, 3)
+		if err := gone.mesh.Roster().Add(w.remove(gone, identity.ByHand)); err != nil {
+			t.Fatal(err)
+		}
+		took := w.within(time.Minute, func() string { return parted(rest, gone) })
+		t.Logf("all others know after %v", took)
+		time.Sleep(2 * time.Minute) // memberlist finds out by itself that nobody answers
+		before := rest[0].mesh.Stats().Refused
+		time.Sleep(time.Minute)
+		if after := rest[0].mesh.Stats().Refused; after != before {
+			t.Errorf("%d messages came from it after that", after-before)
+		}
+	})
+}
+
 // A certificate that nobody knows yet is not taken from its bearer once the issuer may issue no more, by removal or
 // revocation; what is known stays, and so does what a member brings.
 func TestCertificatesOfFormerIssuers(t *testing.T) {

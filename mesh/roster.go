@@ -30,7 +30,7 @@ type Roster struct {
 	founder peer.ID
 	store   Store
 	memo    *Memo
-	changed func(news [][]byte) // after every growth, outside the locks; news is what this node has added itself
+	changed func(growth) // after every change, outside the locks
 
 	write sync.Mutex // held from reading to publishing a change, also while it is saved
 
@@ -63,7 +63,7 @@ func newRoster(c *identity.Cluster, store Store, saved []byte, memo *Memo) (*Ros
 		founder: c.Founder,
 		store:   store,
 		memo:    memo,
-		changed: func([][]byte) {},
+		changed: func(growth) {},
 		items:   map[hash][]byte{},
 		facts: facts{
 			certificates: map[peer.ID]*identity.Certificate{},
@@ -114,6 +114,22 @@ func (r *Roster) Members() []peer.ID {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.SortedFunc(maps.Keys(r.certificates), peer.ID.Compare)
+}
+
+// size counts the members with self, even if it was removed: then there are no others to it.
+func (r *Roster) size(self peer.ID) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.removed[self] != nil {
+		return 1
+	}
+	n := len(r.certificates)
+	for id := range r.removed {
+		if r.certificates[id] != nil {
+			n--
+		}
+	}
+	return n
 }
 
 // Member reports whether id holds a certificate and was not removed.

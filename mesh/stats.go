@@ -38,7 +38,7 @@ type Stats struct {
 // Stats reads the counters, and counts what the mesh knows.
 func (m *Mesh) Stats() Stats {
 	s := m.Counters()
-	s.MembersKnown = 1 + len(m.others())
+	s.MembersKnown = m.roster.size(m.self)
 	s.MembersAlive = 1 + len(m.alive())
 	s.UnknownItems = m.roster.unknownItems()
 	s.RecordsStored = m.records.len()

@@ -28,7 +28,7 @@ func (s *sessions) reset(above int) {
 	defer s.mu.Unlock()
 	s.book, s.known, s.ready = nil, 0, nil
 	if above > 0 {
-		s.book, s.ready = sparse.New(above), map[peer.ID]time.Time{}
+		s.book, s.ready = sparse.New(0), map[peer.ID]time.Time{}
 	}
 }
 
@@ -53,7 +53,8 @@ func (n *Node) touch(id peer.ID, ready time.Time) (at time.Time, opened bool) {
 	}
 	if ids := *n.world.members.Load(); len(ids) != s.known {
 		s.known = len(ids)
-		s.book.Members(ids, now)
+		s.book.Set(sparse.Wanted(n.world.Spec.Sparse, len(ids), s.book.Sparse()), now)
+		s.book.Members(ids)
 		if !n.dialable {
 			var pinned []peer.ID
 			for _, h := range *n.homes.Load() {

@@ -1,6 +1,7 @@
 // Package sparse decides which members of a large cluster are worth a session. Up to Everybody members each has one with
-// each: the first packet finds it open. Beyond, sessions are opened by traffic and closed when it has ended, since what a
-// session costs while nothing flows (probes of its paths, keepalives through NAT) is paid for every peer and every second.
+// each: the first packet finds it open. Beyond, see Wanted, sessions are opened by traffic and closed when it has ended,
+// since what a session costs while nothing flows (probes of its paths, keepalives through NAT) is paid for every peer and
+// every second.
 //
 // The package is a pure machine: time comes in, wishes go out. What a session is, and that a peer without one still has
 // its keys, addresses and secrets ready, is the wire's business; who is a member, the daemon's.
@@ -36,6 +37,15 @@ const (
 	Data                 // a packet of a pod, in either direction
 )
 
+// Wanted says whether a cluster of so many members, this node included, is to be sparse, as it was or was not before:
+// above a number, 0 for Everybody, until it has shrunk by a fifth.
+func Wanted(above, members int, was bool) bool {
+	if above == 0 {
+		above = Everybody
+	}
+	return members > above || was && members >= above-above/Slack
+}
+
 // Book knows every peer and who of them has a session.
 //
 //	           Touch                          idle for IdleData or IdleControl
@@ -45,9 +55,9 @@ const (
 //	   |  Pin               |      | Pin without it
 //	   +--------> pinned <--+------+
 //
-// While there are few members everyone is awake, and nothing is idle. The Book is used by one goroutine.
+// Until Set says so everyone is awake, and nothing is idle. The Book is used by one goroutine.
 type Book struct {
-	everybody, again int // members: sparse above, not sparse below
+	data, control time.Duration // a session may be idle
 
 	members peer.Set
 	pinned  peer.Set
@@ -59,11 +69,11 @@ type Book struct {
 type use struct{ control, data time.Time }
 
 // idle is when the session closes unless it is used again.
-func (u use) idle() time.Time {
+func (b *Book) idle(u use) time.Time {
 	if u.data.IsZero() {
-		return u.control.Add(IdleControl)
+		return u.control.Add(b.control)
 	}
-	return later(u.data.Add(IdleData), u.control.Add(IdleControl))
+	return later(u.data.Add(b.data), u.control.Add(b.control))
 }
 
 func later(a, b time.Time) time.Time {
@@ -73,38 +83,47 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// New makes an empty book for clusters that are sparse above a number of members; 0 stands for Everybody.
-func New(above int) *Book {
-	if above == 0 {
-		above = Everybody
-	}
-	return &Book{
-		everybody: above, again: above - above/Slack,
-		members: peer.Set{}, pinned: peer.Set{}, awake: map[peer.ID]use{},
-	}
+// New makes an empty book. Sessions that carried packets close after idle, 0 for IdleData; those that carried gossip only
+// after IdleControl, if that is less.
+func New(idle time.Duration) *Book {
+	b := &Book{members: peer.Set{}, pinned: peer.Set{}, awake: map[peer.ID]use{}}
+	b.Idle(idle)
+	return b
 }
 
-// Members says who there is, this node not among them. When the cluster has grown to be sparse at this moment, all
-// sessions that were open until now count as used now: they close as they turn out not to be needed.
-func (b *Book) Members(ids []peer.ID, now time.Time) {
-	wasSparse := b.sparse
-	n := len(ids) + 1
-	b.sparse = n > b.everybody || wasSparse && n >= b.again
-	old := b.members
+// Idle changes how long a session that carried packets stays open after the last one.
+func (b *Book) Idle(d time.Duration) {
+	if d <= 0 {
+		d = IdleData
+	}
+	b.data, b.control = d, min(d, IdleControl)
+}
+
+// Set says whether sessions are opened by traffic from now on. Those that were open until now count as used now: they
+// close as they turn out not to be needed.
+func (b *Book) Set(sparse bool, now time.Time) {
+	if sparse == b.sparse {
+		return
+	}
+	b.sparse = sparse
+	clear(b.awake)
+	if !sparse {
+		return
+	}
+	for id := range b.members {
+		b.awake[id] = use{control: now}
+	}
+	b.bound()
+}
+
+// Members says who there is, this node not among them. Nobody has a session with one that is new to a sparse book.
+func (b *Book) Members(ids []peer.ID) {
 	b.members = peer.SetOf(ids...)
 	for id := range b.awake {
-		if !b.members.Has(id) || !b.sparse {
+		if !b.members.Has(id) {
 			delete(b.awake, id)
 		}
 	}
-	if b.sparse && !wasSparse {
-		for id := range old {
-			if b.members.Has(id) {
-				b.awake[id] = use{control: now}
-			}
-		}
-	}
-	b.bound()
 }
 
 // Pin says whose sessions stay open whatever the traffic: relays that this node is at home at, and those that are at
@@ -139,7 +158,7 @@ func (b *Book) Touch(id peer.ID, c Cause, now time.Time) (opened bool) {
 // Sleep closes what has been idle for too long, and tells who that is, in ascending order.
 func (b *Book) Sleep(now time.Time) (closed []peer.ID) {
 	for id, u := range b.awake {
-		if now.Before(u.idle()) {
+		if now.Before(b.idle(u)) {
 			continue
 		}
 		delete(b.awake, id)
@@ -154,7 +173,7 @@ func (b *Book) Sleep(now time.Time) (closed []peer.ID) {
 // Next is when Sleep may have something to close; zero: not before the next call of another method.
 func (b *Book) Next() (at time.Time) {
 	for _, u := range b.awake {
-		if t := u.idle(); at.IsZero() || t.Before(at) {
+		if t := b.idle(u); at.IsZero() || t.Before(at) {
 			at = t
 		}
 	}
@@ -195,7 +214,7 @@ func (b *Book) bound() {
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(x, y peer.ID) int {
-		return cmp.Or(b.awake[x].idle().Compare(b.awake[y].idle()), x.Compare(y))
+		return cmp.Or(b.idle(b.awake[x]).Compare(b.idle(b.awake[y])), x.Compare(y))
 	})
 	for _, id := range ids[:len(b.awake)-MostAwake*7/8] { // some at once, so that it is not done for each packet
 		delete(b.awake, id)

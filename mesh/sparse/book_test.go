@@ -29,9 +29,15 @@ func member(i int) (id peer.ID) {
 	return id
 }
 
+// grow tells a book who there is, beside this node, and whether that is many.
+func grow(b *sparse.Book, ids []peer.ID, now time.Time) {
+	b.Set(sparse.Wanted(0, len(ids)+1, b.Sparse()), now)
+	b.Members(ids)
+}
+
 func TestAllAreOpenWhileThereAreFew(t *testing.T) {
 	b := sparse.New(0)
-	b.Members(members(sparse.Everybody-1), start) // with this node Everybody
+	grow(b, members(sparse.Everybody-1), start) // with this node Everybody
 	if b.Sparse() || !b.Open(member(0)) || b.Count() != sparse.Everybody-1 {
 		t.Fatalf("sparse %v, open %v, %d sessions", b.Sparse(), b.Open(member(0)), b.Count())
 	}
@@ -45,8 +51,8 @@ func TestAllAreOpenWhileThereAreFew(t *testing.T) {
 
 func TestGrowthClosesWhatIsNotUsed(t *testing.T) {
 	b := sparse.New(0)
-	b.Members(members(400), start)
-	b.Members(members(600), start)
+	grow(b, members(400), start)
+	grow(b, members(600), start)
 	if !b.Open(member(399)) || b.Open(member(400)) {
 		t.Error("old sessions stay for now, new ones wait for traffic")
 	}
@@ -55,11 +61,11 @@ func TestGrowthClosesWhatIsNotUsed(t *testing.T) {
 	if closed := b.Sleep(now); len(closed) != 399 || b.Count() != 1 || !b.Open(member(1)) {
 		t.Errorf("%d closed, %d open", len(closed), b.Count())
 	}
-	b.Members(members(again), now) // with this node one more than again
+	grow(b, members(again), now) // with this node one more than again
 	if !b.Sparse() {
 		t.Error("between the two numbers nothing changes")
 	}
-	b.Members(members(again-2), now)
+	grow(b, members(again-2), now)
 	if b.Sparse() || b.Count() != again-2 {
 		t.Error("a small cluster has all its sessions again")
 	}
@@ -67,7 +73,7 @@ func TestGrowthClosesWhatIsNotUsed(t *testing.T) {
 
 func TestDataLastsLongerThanControl(t *testing.T) {
 	b := sparse.New(0)
-	b.Members(members(1000), start)
+	grow(b, members(1000), start)
 	if !b.Touch(member(1), sparse.Control, start) || !b.Touch(member(2), sparse.Data, start) || b.Touch(member(2), sparse.Control, start) {
 		t.Error("the first touch opens, the second does not")
 	}
@@ -91,7 +97,7 @@ func TestDataLastsLongerThanControl(t *testing.T) {
 
 func TestPinnedStay(t *testing.T) {
 	b := sparse.New(0)
-	b.Members(members(1000), start)
+	grow(b, members(1000), start)
 	b.Pin([]peer.ID{member(7)}, start)
 	if !b.Open(member(7)) || b.Touch(member(7), sparse.Control, start) || b.Count() != 1 {
 		t.Error("a pinned one is open, and traffic does not open it")
@@ -114,7 +120,7 @@ func TestBookIsWhatItsHistorySays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b, now := sparse.New(0), start
 		all := members(rapid.IntRange(sparse.Everybody, sparse.Everybody+20).Draw(t, "members"))
-		b.Members(all, now)
+		grow(b, all, now)
 		last := map[peer.ID]map[sparse.Cause]time.Time{}
 		pinned := peer.Set{}
 		touch := func(id peer.ID, c sparse.Cause) {
@@ -190,7 +196,7 @@ func TestBookIsWhatItsHistorySays(t *testing.T) {
 
 func TestAScanOpensABoundedNumber(t *testing.T) {
 	b := sparse.New(0)
-	b.Members(members(10_000), start)
+	grow(b, members(10_000), start)
 	b.Pin([]peer.ID{member(3)}, start)
 	now := start
 	for i := range 10_000 {
