@@ -60,6 +60,12 @@ func (k *Key) Check(msg []byte) error {
 	return nil
 }
 
+// Bare reports whether msg proves nothing about its sender's address. It must have a Type with macs.
+func Bare(msg []byte) bool {
+	_, _, _, mac2 := split(msg)
+	return [macSize]byte(mac2) == [macSize]byte{}
+}
+
 // Cookies is the responder's side of address proof under load. The zero value is ready. It is not safe for concurrent
 // use.
 type Cookies struct {

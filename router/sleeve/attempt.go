@@ -19,7 +19,7 @@ type attempt struct {
 }
 
 func (l *link) canInitiate() bool {
-	return len(l.peer.Secrets) > 0 && l.paths.Len() > 0
+	return !l.asleep && len(l.peer.Secrets) > 0 && l.paths.Len() > 0
 }
 
 // handshakeDue is when a handshake is wanted, by the state of the session alone.

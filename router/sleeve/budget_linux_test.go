@@ -2,6 +2,7 @@ package sleeve
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,40 +34,133 @@ func TestBudgetFillsUpAgainAtItsRate(t *testing.T) {
 	}
 }
 
-// TestStrangersShareOneBudget: from however many networks handshakes come, they get so many answers and no more, and a peer
-// whose address is familiar is answered all the same.
+// TestStrangersShareOneBudget: from however many networks handshakes come, they get so many answers and no more. Who comes from
+// where a peer is, or has proven where it is, is answered all the same.
 func TestStrangersShareOneBudget(t *testing.T) {
+	l, now := newLimits(), time.Unix(0, 0)
+	stranger := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{100, byte(i >> 8), byte(i), 1}) }
+	got := map[worth]int{}
+	const many = 5000
+	for i := range many {
+		got[l.admit(stranger(i), false, false, false, now)]++
+	}
+	if got[worthAll] != strangerBurst || got[worthCookie] != strangerBurst || got[worthNothing] != many-2*strangerBurst {
+		t.Errorf("of %d strangers: %v", many, got)
+	}
+	if !l.spent(false, now) || l.spent(true, now) {
+		t.Error("strangers have something left, or peers have not")
+	}
+	for _, c := range []struct {
+		name           string
+		proven, loaded bool
+		want           []worth
+	}{
+		{"from where a peer is", false, false, []worth{worthAllFirst, worthCookieFirst, worthNothing}},
+		{"from there, when many wait", false, true, []worth{worthNothing}}, // the others had all its cookies
+		{"with a cookie", true, true, []worth{worthAllFirst, worthNothing}},
+	} {
+		var seen []worth
+		for range many {
+			if w := l.admit(stranger(0), c.proven, true, c.loaded, now); len(seen) == 0 || seen[len(seen)-1] != w {
+				seen = append(seen, w)
+			}
+		}
+		if !slices.Equal(seen, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, seen, c.want)
+		}
+	}
+	if w := l.admit(stranger(0), false, false, true, now.Add(time.Second)); w != worthCookie {
+		t.Errorf("a stranger while many wait is worth %v, want a cookie", w)
+	}
+}
+
+// TestFloodIsWeighedBeforeItCosts: recorded handshakes, whose mac is right, are dropped without the hash once strangers have
+// had their share; a stranger that proves its address is taken in meanwhile, however short the queue is.
+func TestFloodIsWeighedBeforeItCosts(t *testing.T) {
 	a, b := newHost(t, 1, Offload{}), newHost(t, 2, Offload{})
 	mesh(t, a, b)
 	up(t, a, b)
-	h := &b.e.handshakes
-	now := time.Now()
+	h, n, now := &b.e.handshakes, b.e.node.Load(), time.Now()
 	h.familiar.Store(nil)
 	h.refresh(now)
+	if !h.knows(a.addr.Addr()) {
+		t.Errorf("b does not know %v, where a is", a.addr)
+	}
 	stranger := func(i int) path.Path {
 		return path.Direct(netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, byte(i >> 8), byte(i), 1}), 6783))
 	}
-	if !h.knows(a.addr.Addr()) || h.knows(stranger(1).Endpoint.Addr()) {
-		t.Errorf("b knows %v, a is at %v", h.familiar.Load().addrs, a.addr)
+	pending, recorded, err := noise.Initiate(a.e.node.Load().local, n.local.Key.Public(), 7, noise.Offer{Counter: 1, Ciphers: []uint8{1}, PSKs: []noise.ID{{1}}})
+	if err != nil || pending == nil {
+		t.Fatal(err)
 	}
-	initiation := make([]byte, noise.MinInitiation)
-	initiation[0] = noise.TypeInitiation
+	wrong := slices.Clone(recorded)
+	wrong[len(wrong)-17] ^= 1 // the last byte of mac1
+	if _, why := h.weigh(n, wrong, stranger(0), now); why != dropMAC {
+		t.Errorf("a handshake with a wrong mac is dropped for %v", why)
+	}
+	for i := range 3 * strangerBurst {
+		h.weigh(n, recorded, stranger(i), now)
+	}
+	for name, msg := range map[string][]byte{"a recorded handshake": recorded, "one with a wrong mac, which is not looked at": wrong} {
+		if _, why := h.weigh(n, msg, stranger(1), now); why != dropRate {
+			t.Errorf("%s is dropped for %v", name, why)
+		}
+	}
+	if w, why := h.weigh(n, recorded, path.Direct(a.addr), now); w != worthAllFirst {
+		t.Errorf("what comes from where a is is worth %v (%v)", w, why)
+	}
 
-	l := newLimits()
-	before := b.e.drops.snapshot()
-	const many = 5000
-	for i := range many {
-		h.one(knock{b: initiation, from: stranger(i)}, l, now)
+	at := stranger(2)
+	h.mu.Lock()
+	reply := h.cookies.Reply(n.local.Key, recorded, at.Endpoint, now)
+	h.mu.Unlock()
+	var jar noise.Jar
+	if err := jar.Put(reply, recorded, n.local.Key.Public(), now); err != nil {
+		t.Fatal(err)
 	}
-	after := b.e.drops.snapshot()
-	// So many were looked at in full, so many got a cookie, the rest nothing.
-	cookies := after[dropCookie.String()] - before[dropCookie.String()]
-	refused := after[dropRate.String()] - before[dropRate.String()]
-	if cookies != strangerBurst || refused != many-2*strangerBurst {
-		t.Errorf("%d cookies and %d without an answer, of %d", cookies, refused, many)
+	proof := slices.Clone(recorded)
+	jar.Sign(proof, now)
+	if w, why := h.weigh(n, proof, at, now); w != worthAllFirst {
+		t.Errorf("a stranger that proves its address is worth %v (%v)", w, why)
 	}
-	h.one(knock{b: initiation, from: stranger(0), known: true}, l, now)
-	if n := b.e.drops.snapshot()[dropRate.String()]; n != after[dropRate.String()] {
-		t.Error("who comes from where a peer is pays out of the strangers' budget")
+	if w, _ := h.weigh(n, proof, stranger(3), now); w == worthAllFirst {
+		t.Error("a proof of one address is good for another")
+	}
+}
+
+// BenchmarkStrangersHandshake is what one handshake of a flood costs the receive worker beyond taking it from the socket.
+func BenchmarkStrangersHandshake(b *testing.B) {
+	x, y := newHost(b, 1, Offload{}), newHost(b, 2, Offload{})
+	h, n := &y.e.handshakes, y.e.node.Load()
+	offer := noise.Offer{Counter: 1, Ciphers: []uint8{1}, PSKs: []noise.ID{{1}}}
+	_, recorded, err := noise.Initiate(x.e.node.Load().local, n.local.Key.Public(), 7, offer)
+	if err != nil {
+		b.Fatal(err)
+	}
+	wrong, claims := slices.Clone(recorded), slices.Clone(recorded)
+	wrong[len(wrong)-17] ^= 1 // the last byte of mac1
+	claims[len(claims)-1] ^= 1
+	from := path.Direct(netip.MustParseAddrPort("100.64.0.1:6783"))
+	for name, c := range map[string]struct {
+		msg   []byte
+		spent bool
+	}{
+		"recorded":                        {recorded, true},
+		"recorded, with a cookie made up": {claims, true},
+		"of one who does not know us":     {wrong, false},
+	} {
+		b.Run(name, func(b *testing.B) {
+			now := time.Now() // stands still, so nothing is given back
+			for c.spent && !h.spent(false, now) {
+				h.weigh(n, recorded, from, now)
+			}
+			if !c.spent {
+				h.limits = newLimits()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				h.weigh(n, c.msg, from, now)
+			}
+		})
 	}
 }

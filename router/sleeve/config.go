@@ -40,6 +40,7 @@ type Peer struct {
 	// datagram nor a relay gets there.
 	TCP     []netip.AddrPort
 	Secrets []psk.Secret // newest first, at most MaxSecrets are used; none: those that are known stay
+	Pinned  bool         // it never sleeps: one of the two carries for the other
 }
 
 // MaxSecrets is the number of pair secrets that a peer may have at a time: the new one and the one that it replaces.

@@ -21,12 +21,18 @@
 // IPv4 and 80 on IPv6: as much as WireGuard.
 //
 // The low four bits of kind say what the body is: 0 an inner IP packet, 1 a datagram between the daemons, 2 a probe,
-// 3 the answer to one, 4 a datagram that is relayed. For a packet, 0x10 says that its transport checksum was left for the receiver to finish, 0x20
-// that it is part of a TCP super-packet, 0x40 of a UDP one; id then names the super-packet and place counts its
-// segments. Each segment is a whole packet with headers of its own: losing one loses nothing else. The receiver joins
-// segments that arrive side by side, and hands them to its kernel in one write; id and place spare it the flow table,
-// the comparison of headers and the sorting. All that the kernel is told about a packet comes from the receiver's own
-// reading of it, never from the sender: a peer can at most spoil the checksum of its own packets.
+// 3 the answer to one, 4 a datagram that is relayed, 5 and 6 the first and the second half of a packet. For a packet, 0x10
+// says that its transport checksum was left for the receiver to finish, 0x20 that it is part of a TCP super-packet, 0x40 of
+// a UDP one; id then names the super-packet and place counts its segments. Each segment is a whole packet with headers of
+// its own: losing one loses nothing else. The receiver joins segments that arrive side by side, and hands them to its
+// kernel in one write; id and place spare it the flow table, the comparison of headers and the sorting. All that the kernel
+// is told about a packet comes from the receiver's own reading of it, never from the sender: a peer can at most spoil the
+// checksum of its own packets.
+//
+// Where the smallest packet that IPv6 allows does not fit with its overhead, packets of more than 640 bytes are cut in two:
+// kind 5 and the next counter of the lane with kind 6, and else the same kind, place and id as the whole would have. With 0x80
+// in kind it was not a packet that was cut, but what place says: a control datagram or a probe. The receiver takes either
+// half first; of halves that wait for the other one it keeps four for each lane.
 //
 // A probe is a number (4 bytes), a size (2) and padding; its answer repeats number and size, and adds where the probe
 // came from (16 bytes of address, 2 of port; zero when it was relayed) and how many datagrams with packets had been opened

@@ -36,6 +36,7 @@ const (
 	dropRelayAway                  // to be carried to a peer to whom there is no way but by others
 	dropRelayLeg                   // carried as it cannot have been
 	dropStream                     // the stream takes no more
+	dropHalf                       // one half of a packet, of which the other did not come
 	reasons
 )
 
@@ -43,7 +44,7 @@ var reasonNames = [reasons]string{
 	"malformed", "unknown_index", "unauthentic", "replay", "expired", "unknown_kind", "source", "destination", "ecn",
 	"no_route", "no_session", "queue_full", "too_big", "send", "tun", "control_overflow", "mac", "stranger",
 	"old_counter", "handshake", "no_secret", "rate", "cookie", "relay_off", "relay_limit", "relay_unknown", "relay_away",
-	"relay_leg", "stream_full",
+	"relay_leg", "stream_full", "half",
 }
 
 // String is the name in status and metrics.

@@ -3,13 +3,11 @@ package sleeve
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"weft/crypto/noise"
 	"weft/mesh/path"
 	"weft/mesh/peer"
+	"weft/mesh/sparse"
 	"weft/router"
 )
 
@@ -54,6 +53,9 @@ type Engine struct {
 	others  atomic.Pointer[[]peer.ID] // that carry for anybody, as far as is known
 	streams streams
 
+	heardUDP atomic.Bool // a peer has answered a datagram
+	night    nightwatch
+
 	indexes    directory
 	drops      drops
 	handshakes handshakes
@@ -88,11 +90,13 @@ func New(c Config) (*Engine, error) {
 	}
 	e.handshakes.e = e
 	e.handshakes.queue, e.handshakes.proven = make(chan knock, handshakeQueue), make(chan knock, provenQueue)
+	e.handshakes.limits = newLimits()
 	e.controls = controls{e: e, deliver: c.Deliver, queue: make(chan control, controlQueue)}
 	e.routes.Store(new(routes))
 	e.local.Store(new(bart.Lite))
 	e.members.Store(&members{})
 	e.others.Store(new([]peer.ID))
+	e.night.book = sparse.New(0)
 	return e, nil
 }
 
@@ -173,147 +177,6 @@ func (e *Engine) now() int64 { return e.at(time.Now()) }
 
 func (e *Engine) at(t time.Time) int64 { return int64(t.Sub(e.start)) | 1 }
 
-// wake makes tick look at the links soon.
-func (e *Engine) wake() {
-	select {
-	case e.kick <- struct{}{}:
-	default:
-	}
-}
-
-// Bounds of the time between two looks at the links.
-const (
-	tickMin = 2 * time.Millisecond // however often they are kicked
-	tickMax = time.Second          // so that traffic which begins is noticed
-)
-
-// tick steps the links when they want to be.
-func (e *Engine) tick(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-e.kick:
-			select { // kicks come in bursts
-			case <-ctx.Done():
-				return
-			case <-time.After(tickMin):
-			}
-		}
-		timer.Reset(e.step(time.Now()))
-	}
-}
-
-// busyFor is how long after its last packet a peer counts as having traffic.
-const busyFor = 3 * time.Second
-
-// step steps every link and returns when to do so again.
-func (e *Engine) step(now time.Time) time.Duration {
-	e.mu.RLock()
-	all := make([]*remote, 0, len(e.peers))
-	for _, r := range e.peers {
-		all = append(all, r)
-	}
-	e.mu.RUnlock()
-	wait := tickMax
-	var out []message
-	for _, r := range all {
-		last := max(r.rx.last.Load(), r.tx.last.Load(), r.carried.last.Load())
-		busy := last != 0 && e.at(now)-last < int64(busyFor)
-		var next time.Time
-		out = out[:0]
-		r.mu.Lock()
-		if r.closed || r.link.node == nil {
-			r.mu.Unlock()
-			continue
-		}
-		out, next = r.link.step(now, busy, out)
-		waiting := e.publish(r, now)
-		up, _ := r.link.state(now)
-		if t := e.reach(r, up, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
-			next = t
-		}
-		r.mu.Unlock()
-		e.send(r, out...)
-		e.release(waiting)
-		if !next.IsZero() {
-			wait = min(wait, next.Sub(now))
-		}
-	}
-	return max(wait, tickMin)
-}
-
-// publish shows the state of a link to the packet paths and returns the packets that waited for it; its lock is held.
-func (e *Engine) publish(r *remote, now time.Time) []queued {
-	e.noteCarrier(r, now)
-	if !r.publish() {
-		return nil
-	}
-	return r.waiting(e.at(now))
-}
-
-// release sends packets that waited for a session.
-func (e *Engine) release(waiting []queued) {
-	if len(waiting) == 0 {
-		return
-	}
-	o := newOutbound(e, controlLane)
-	for _, q := range waiting {
-		n := copy(o.in[tunRoom:], q.b)
-		o.packet(q.v, o.in, n, e.now())
-	}
-	o.flush(e.now())
-}
-
-// send sends what the link of a peer made.
-func (e *Engine) send(r *remote, out ...message) {
-	for _, m := range out {
-		e.dispatch(r.id, m.to, m.b)
-	}
-}
-
-// dispatch sends one datagram to a peer along a path.
-func (e *Engine) dispatch(to peer.ID, p path.Path, b []byte) {
-	if p.Direct() {
-		e.datagram(p.Endpoint, b)
-		return
-	}
-	h := e.hop(to, p)
-	switch {
-	case h == nil:
-		e.drops.add(dropSend, 1)
-	case h.stream != nil:
-		e.drops.add(dropStream, h.stream.put(b, len(b)))
-	default:
-		s := h.relay.sending.Load()
-		if s == nil || s.path.Relayed() {
-			e.drops.add(dropSend, 1)
-			return
-		}
-		sealed, err := s.keys.seal(nil, meta{kind: kindRelayed, place: h.leg}, slices.Concat(h.ids, b))
-		if err != nil {
-			e.drops.add(dropSend, 1)
-			return
-		}
-		e.dispatch(h.relay.id, s.path, sealed)
-	}
-}
-
-// datagram sends one datagram to an address.
-func (e *Engine) datagram(to netip.AddrPort, b []byte) {
-	sock := e.sockets.Load().to(to)
-	if sock == nil {
-		e.drops.add(dropSend, 1)
-		return
-	}
-	if _, err := sock.conn.WriteToUDPAddrPort(b, to); err != nil && !tooBig(err) { // MTU probes may be
-		e.drops.add(dropSend, 1)
-	}
-}
-
 // heard tells a link of a datagram that changes something: keys that are new, or another address.
 func (e *Engine) heard(r *remote, k *keys, from path.Path, newest, test bool, now time.Time) {
 	r.mu.Lock()
@@ -341,6 +204,7 @@ func (e *Engine) echoed(r *remote, body []byte, from path.Path, now time.Time) {
 		r.mu.Unlock()
 		return
 	}
+	e.noteUDP(from)
 	r.link.lastHeard = now
 	r.link.echoed(body, from, now)
 	waiting := e.publish(r, now)
@@ -379,46 +243,4 @@ func (e *Engine) readFailed(what string, err error) (end bool) {
 	e.log.Warn("cannot read", "what", what, "err", err)
 	time.Sleep(readPause) //nolint:forbidigo // nothing tells when reading works again
 	return false
-}
-
-// Send seals one control datagram for a peer, at most MaxControl bytes, and sends it at once. It never waits for a
-// session: datagrams may be lost.
-func (e *Engine) Send(to peer.ID, b []byte) error {
-	if len(b) > MaxControl {
-		return fmt.Errorf("send %d bytes to peer %s: %w", len(b), to.Short(), ErrTooLarge)
-	}
-	e.mu.RLock()
-	r := e.peers[to]
-	e.mu.RUnlock()
-	if r == nil {
-		return fmt.Errorf("send to peer %s: %w", to.Short(), ErrUnknownPeer)
-	}
-	s := r.sending.Load()
-	if s == nil {
-		return fmt.Errorf("send to peer %s: %w", to.Short(), ErrNoSession)
-	}
-	sealed, err := s.keys.seal(make([]byte, 0, overhead+len(b)), meta{kind: kindControl}, b)
-	if err != nil {
-		return fmt.Errorf("send to peer %s: %w", to.Short(), err)
-	}
-	if err := e.sealed(r, s, sealed); err != nil {
-		r.drops.add(dropSend, 1)
-		return fmt.Errorf("send to peer %s: %w", to.Short(), err)
-	}
-	r.tx.last.Store(e.now())
-	return nil
-}
-
-// sealed sends one sealed datagram where the peer's packets go.
-func (e *Engine) sealed(r *remote, s *sending, b []byte) error {
-	if s.hop != nil {
-		e.dispatch(r.id, s.path, b)
-		return nil
-	}
-	sock := e.sockets.Load().to(s.to)
-	if sock == nil {
-		return ErrNoSocket
-	}
-	_, _, err := sock.conn.WriteMsgUDPAddrPort(b, nil, s.to)
-	return err
 }

@@ -28,6 +28,8 @@ const (
 	kindProbe   = 2
 	kindEcho    = 3
 	kindRelayed = 4
+	kindFirst   = 5 // half of a packet, or of another kind if flagOther says so
+	kindSecond  = 6
 	kindMask    = 0x0f
 )
 
@@ -36,6 +38,7 @@ const (
 	flagPartial = 0x10 // the transport checksum is the receiver's to finish
 	flagTCP     = 0x20 // a segment of a TCP super-packet
 	flagUDP     = 0x40
+	flagOther   = 0x80 // of a half: place is the kind of what was cut
 )
 
 // header is the clear part of a sealed datagram.

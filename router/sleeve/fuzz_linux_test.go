@@ -59,7 +59,7 @@ func FuzzDatagrams(f *testing.F) {
 			t.Errorf("delivered something out of %x", b)
 		}
 		if len(p.e.handshakes.queue) > 0 {
-			p.e.handshakes.one(<-p.e.handshakes.queue, newLimits(), time.Now())
+			p.e.handshakes.one(<-p.e.handshakes.queue, time.Now())
 		}
 	})
 }

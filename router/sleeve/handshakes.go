@@ -12,6 +12,7 @@ import (
 	"weft/crypto/noise"
 	"weft/mesh/path"
 	"weft/mesh/peer"
+	"weft/mesh/sparse"
 )
 
 // Limits of handshakes, so that garbage costs little.
@@ -19,22 +20,19 @@ const (
 	handshakeQueue = 256
 	provenQueue    = 64
 	handshakeLoad  = handshakeQueue / 8 // waiting messages from which on senders must prove their address
-
-	sourceRate  = 20   // handshakes a second from one network (/24, /56), or one proven address (/32, /64)
-	sourceBurst = 40   // at once
-	sourceTable = 1024 // sources that are remembered
 )
 
-// knock is a handshake message that arrived.
+// knock is a handshake message that arrived, and what it is worth.
 type knock struct {
-	b      []byte
-	from   path.Path
-	proven bool // its sender receives at from, or we asked for it
-	known  bool // it comes from where a peer is, as far as anybody can tell: it does not wait behind strangers
+	b     []byte
+	from  path.Path
+	worth worth
 }
 
-// handshakes takes handshake messages from the receive workers, who must not spend 200 µs on one. Those that answer us or
-// prove their sender's address do not wait behind the others: a flood costs its victims the others only.
+// handshakes takes handshake messages from the receive workers, who must not spend 200 µs on one. What is beyond the limits
+// is dropped by the workers, before it costs a copy or the wake-up of a goroutine, and where it can be before the hash too.
+// Those that answer us or prove their sender's address do not wait behind the others: a flood costs its victims the others
+// only.
 type handshakes struct {
 	e      *Engine
 	queue  chan knock
@@ -42,58 +40,85 @@ type handshakes struct {
 
 	familiar atomic.Pointer[familiar] // nil until the first look
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	cookies noise.Cookies
+	limits  *limits
 }
 
-// offer copies b and queues it, if whoever sent it knows our public key.
+// offer copies b and queues it, if it may cost so much.
 func (h *handshakes) offer(b []byte, from path.Path, now time.Time) {
 	n := h.e.node.Load()
 	if n == nil {
 		h.e.drops.add(dropStranger, 1)
 		return
 	}
-	k := knock{from: from}
-	switch noise.Type(b) {
-	case noise.TypeCookie:
-		k.proven = true
-	default:
-		if n.local.Key.Check(b) != nil {
-			h.e.drops.add(dropMAC, 1)
-			return
-		}
-		k.proven = noise.Type(b) == noise.TypeResponse || !from.Direct() || len(h.queue) >= handshakeLoad && h.valid(b, from.Endpoint, now)
+	var w worth
+	why := reasons
+	if noise.Type(b) == noise.TypeInitiation {
+		w, why = h.weigh(n, b, from, now)
+	} else if w = worthAnswer; !h.awaited(b) {
+		why = dropUnknownIndex
+	} else if noise.Type(b) == noise.TypeResponse && n.local.Key.Check(b) != nil {
+		why = dropMAC
 	}
-	k.known = !k.proven && from.Direct() && h.knows(from.Endpoint.Addr())
+	if why != reasons {
+		h.e.drops.add(why, 1)
+		return
+	}
 	queue := h.queue
-	if k.known {
+	if w.first() {
 		queue = h.proven
 	}
-	if k.proven {
-		if queue = h.proven; noise.Type(b) != noise.TypeInitiation {
-			if entry, ok := h.e.indexes.find(noise.Index(b)); !ok || entry.keys != nil {
-				h.e.drops.add(dropUnknownIndex, 1)
-				return
-			}
-		}
-	}
-	k.b = slices.Clone(b)
 	select {
-	case queue <- k:
+	case queue <- knock{slices.Clone(b), from, w}:
 	default:
 		h.e.drops.add(dropRate, 1)
 	}
 }
 
-func (h *handshakes) valid(b []byte, from netip.AddrPort, now time.Time) bool {
+// awaited reports whether a message answers a handshake that is under way.
+func (h *handshakes) awaited(b []byte) bool {
+	entry, ok := h.e.indexes.find(noise.Index(b))
+	return ok && entry.keys == nil
+}
+
+// weigh decides what an initiation is worth; the reason is reasons when it is worth anything.
+func (h *handshakes) weigh(n *node, b []byte, from path.Path, now time.Time) (worth, reason) {
+	known := from.Direct() && h.knows(from.Endpoint.Addr())
+	bare := noise.Bare(b)
+	if from.Direct() && bare && h.spent(known, now) {
+		return worthNothing, dropRate // whoever it is from: all that is given is given
+	}
+	if n.local.Key.Check(b) != nil {
+		return worthNothing, dropMAC
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.cookies.Valid(b, from, now)
+	proven := !from.Direct() || !bare && h.limits.proofs.take(now) && h.cookies.Valid(b, from.Endpoint, now)
+	w := h.limits.admit(source(from), proven, known, len(h.queue) >= handshakeLoad, now)
+	if w == worthNothing {
+		return w, dropRate
+	}
+	return w, reasons
+}
+
+// spent reports whether nothing is left for those who prove nothing.
+func (h *handshakes) spent(known bool, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.limits.spent(known, now)
+}
+
+// source is whom a handshake is charged to: a relay answers for those whom it carries for.
+func source(from path.Path) netip.Addr {
+	if from.Relayed() {
+		return netip.AddrFrom16(from.Via[0])
+	}
+	return from.Endpoint.Addr()
 }
 
 // run answers until ctx ends.
 func (h *handshakes) run(ctx context.Context) {
-	l := newLimits()
 	for {
 		h.refresh(time.Now())
 		var k knock
@@ -107,43 +132,26 @@ func (h *handshakes) run(ctx context.Context) {
 			case k = <-h.queue:
 			}
 		}
-		h.one(k, l, time.Now())
+		h.one(k, time.Now())
 	}
 }
 
-func (h *handshakes) one(k knock, l *limits, now time.Time) {
+func (h *handshakes) one(k knock, now time.Time) {
 	e := h.e
 	n := e.node.Load()
-	if n == nil {
-		return
-	}
-	if noise.Type(k.b) != noise.TypeInitiation {
+	switch {
+	case n == nil:
+	case k.worth == worthAnswer:
 		h.reply(k, now)
-		return
-	}
-	if !k.proven && (len(h.queue) >= handshakeLoad || !k.known && !l.handshakes.take(now)) {
-		if k.known && !l.known.take(now) || !k.known && !l.cookies.take(now) {
-			e.drops.add(dropRate, 1)
-			return
-		}
+	case k.worth == worthCookie || k.worth == worthCookieFirst:
 		e.drops.add(dropCookie, 1)
 		h.mu.Lock()
 		b := h.cookies.Reply(n.local.Key, k.b, k.from.Endpoint, now)
 		h.mu.Unlock()
 		e.dispatch(peer.ID{}, k.from, b)
-		return
+	default:
+		h.initiation(n, k, now)
 	}
-	// A proven address has a bucket of its own, which its neighbours cannot empty.
-	addr := k.from.Endpoint.Addr()
-	if k.from.Relayed() { // the relay answers for those whom it carries for
-		addr = netip.AddrFrom16(k.from.Via[0])
-	}
-	allowed := k.proven && l.byAddress.allow(addr, 32, 64, now) || !k.proven && l.byNetwork.allow(addr, 24, 56, now)
-	if !allowed {
-		e.drops.add(dropRate, 1)
-		return
-	}
-	h.initiation(n, k, now)
 }
 
 // initiation answers message 1 of a known peer.
@@ -161,6 +169,9 @@ func (h *handshakes) initiation(n *node, k knock, now time.Time) {
 			return noise.Answer{}, [32]byte{}, errStranger
 		}
 		a, s, err := r.link.accept(o, now)
+		if err == nil {
+			e.rouse(r.id, sparse.Control)
+		}
 		answer = a
 		return a, s, err
 	})
@@ -227,36 +238,4 @@ func (e *Engine) refused(r *remote, err error) {
 	default:
 		d.add(dropHandshake, 1)
 	}
-}
-
-// limiter is a token bucket for each source network. When the table is full it starts anew: an attacker with that many
-// networks is met by cookies.
-type limiter map[netip.Prefix]*bucket
-
-type bucket struct {
-	tokens float64
-	at     time.Time
-}
-
-func (l *limiter) allow(a netip.Addr, bits4, bits6 int, now time.Time) bool {
-	bits := bits4
-	if a.Is6() {
-		bits = bits6
-	}
-	p, _ := a.Prefix(bits)
-	b := (*l)[p]
-	if b == nil {
-		if len(*l) >= sourceTable {
-			clear(*l)
-		}
-		b = &bucket{tokens: sourceBurst, at: now}
-		(*l)[p] = b
-	}
-	b.tokens = min(sourceBurst, b.tokens+now.Sub(b.at).Seconds()*sourceRate)
-	b.at = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
 }

@@ -6,6 +6,7 @@ import (
 
 	"weft/crypto/noise"
 	"weft/mesh/path"
+	"weft/mesh/sparse"
 )
 
 // inbound is a worker: it reads one socket, opens, checks, joins segments and writes to the TUN device, each batch to
@@ -19,6 +20,7 @@ type inbound struct {
 	out  []*queue  // of tun
 	from path.Path // of this batch, or of what a relay brought in it
 	conn *stream   // that is read; nil for a socket
+	half []byte    // what was put together of two halves
 
 	onward *outbound // for what is carried to others; nil until there is some
 }
@@ -26,7 +28,7 @@ type inbound struct {
 func newInbound(e *Engine) *inbound {
 	return &inbound{
 		e: e, in: make([]byte, maxPacket+1), one: make([]byte, vnetSize+maxPacket+1),
-		join: newJoin(),
+		join: newJoin(), half: make([]byte, 0, 2*maxHalf),
 	}
 }
 
@@ -117,6 +119,14 @@ func (in *inbound) datagram(b []byte, tos uint8, now time.Time) {
 	if s := r.sending.Load(); s == nil || s.keys != k || newest && s.from != in.from {
 		in.e.heard(r, k, in.from, newest, tests(m, body), now)
 	}
+	if kind := m.kind & kindMask; kind == kindFirst || kind == kindSecond {
+		if m, tos, body = k.join(h, m, tos, body, in.half[:0]); body == nil {
+			return
+		}
+	}
+	if kind := m.kind & kindMask; (kind == kindPacket || kind == kindControl) && r.sending.Load() == nil {
+		in.e.rouse(r.id, sparse.Data)
+	}
 	switch m.kind & kindMask {
 	case kindPacket:
 		in.packet(r, k, h.lane, m, body, tos, in.e.at(now))
@@ -139,6 +149,8 @@ func tests(m meta, body []byte) bool {
 	switch m.kind & kindMask {
 	case kindEcho:
 		return true
+	case kindFirst, kindSecond: // of what sort a probe is stands in one of its halves only
+		return m.kind&flagOther != 0 && m.place == kindProbe
 	case kindProbe:
 		p, ok := parseProbe(body)
 		return !ok || p.test()

@@ -35,6 +35,7 @@ type recvLane struct {
 	opener *seal.Opener
 	window *replay.Window
 	opened uint32
+	halves *halves // nil: none ever came
 }
 
 // ready makes the lane's key on first use; the lock is held.
@@ -66,6 +67,10 @@ func (k *keys) seal(dst []byte, m meta, body []byte) ([]byte, error) {
 	l := &k.send[controlLane]
 	l.Lock()
 	defer l.Unlock()
+	return k.sealLocked(l, dst, m, body)
+}
+
+func (k *keys) sealLocked(l *sendLane, dst []byte, m meta, body []byte) ([]byte, error) {
 	if err := l.ready(k, controlLane); err != nil {
 		return dst, err
 	}

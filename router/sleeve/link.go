@@ -10,7 +10,6 @@ import (
 	"weft/crypto/noise"
 	"weft/crypto/psk"
 	"weft/mesh/path"
-	"weft/mesh/peer"
 )
 
 // Times and limits of a session.
@@ -56,15 +55,6 @@ type node struct {
 	ways    *ways
 }
 
-// ways is what links know of each other: which peers can carry for them, and which streams are open. nil: none.
-type ways struct {
-	version func() uint64 // rises with each change
-	carries func(peer.ID) bool
-	streams func(peer.ID) bool // it is reached by a stream
-	relays  func() []peer.ID   // all that are known, also those of other peers
-	open    func(path.Path) bool
-}
-
 // message is a datagram that a link wants to be sent.
 type message struct {
 	to path.Path
@@ -98,6 +88,8 @@ type link struct {
 	retryAt time.Time // not before
 	since   time.Time // when the first try was made; zero when none is under way
 	force   bool      // a handshake is due whatever the age of the keys
+	asleep  bool      // nothing is sent by itself
+	helped  bool      // its relays were woken for it
 	jar     noise.Jar
 	volley  volley
 
@@ -237,65 +229,12 @@ func later(a, b time.Time) time.Time {
 func (l *link) establish(k *keys, from path.Path, now time.Time) {
 	l.retire(l.current)
 	l.current = k
-	l.tries, l.retryAt, l.since, l.force = 0, time.Time{}, time.Time{}, false
+	l.tries, l.retryAt, l.since, l.force, l.helped = 0, time.Time{}, time.Time{}, false, false
 	l.completed++
 	l.lastHeard = now
 	l.look(now)
 	l.from = from
 	l.paths.Established(from, now)
-}
-
-// look tells paths which ways there are now, if that is news.
-func (l *link) look(now time.Time) {
-	w := l.node.ways
-	var version uint64
-	if w != nil {
-		version = w.version()
-	}
-	if !l.stale && version == l.known {
-		return
-	}
-	l.stale, l.known = false, version
-	var carry []peer.ID
-	usable := func(path.Path) bool { return false }
-	if w != nil {
-		usable = w.usable
-		for _, id := range l.peer.Relays {
-			if w.carries(id) {
-				carry = append(carry, id)
-			}
-		}
-	}
-	all := make([]path.Path, 0, len(l.peer.Endpoints)+len(carry))
-	for _, ep := range l.peer.Endpoints {
-		all = append(all, path.Direct(ep))
-	}
-	for _, id := range carry {
-		all = append(all, path.Through(id))
-	}
-	if w != nil && len(carry) == 0 {
-		all = append(all, path.Chains(l.peer.Relays, w.relays(), w.carries)...)
-	}
-	for _, ep := range l.peer.TCP {
-		if p := path.Stream(ep); usable(p) {
-			all = append(all, p)
-		}
-	}
-	fresh := l.paths.Want(all, usable, now)
-	if w != nil {
-		l.paths.Streamed(func(p path.Path) bool { return w.streams(p.Via[0]) })
-	}
-	if l.current == nil && fresh {
-		l.hurry(now)
-	}
-}
-
-// usable reports whether something can be sent on a path that needs others.
-func (w *ways) usable(p path.Path) bool {
-	if p.Relayed() {
-		return w.carries(p.Via[0])
-	}
-	return w.open(p)
 }
 
 // heard is told of a datagram that k opened. newest means that none with a higher counter came before on its lane: only
@@ -313,86 +252,11 @@ func (l *link) heard(k *keys, from path.Path, newest, test bool, now time.Time) 
 	}
 }
 
-// ask adds a probe to out, padded to the inner size that it names.
-func (l *link) ask(a path.Ask, out []message) []message {
-	p := probe{number: a.Number, size: uint16(a.Size)}
-	body := p.append(make([]byte, 0, max(a.Size, probeSize)))
-	if n := a.Size - len(body); n > 0 {
-		body = append(body, make([]byte, n)...)
-	}
-	return l.control(a.Path, kindProbe, body, out)
-}
-
-func (l *link) control(to path.Path, kind uint8, body []byte, out []message) []message {
-	if l.current == nil || to.IsZero() {
-		return out
-	}
-	b, err := l.current.seal(nil, meta{kind: kind}, body)
-	if err != nil { // counters used up: step makes new keys
-		return out
-	}
-	return append(out, message{to, b})
-}
-
-// probed answers a probe where it came from, on the keys that seal now.
-func (l *link) probed(k *keys, body []byte, from path.Path, out []message) []message {
-	p, ok := parseProbe(body)
-	if !ok {
-		return out
-	}
-	e := echo{probe: p}
-	_, e.received = k.carried()
-	if !from.Relayed() {
-		e.observed = from.Endpoint
-	}
-	return l.control(from, kindEcho, e.append(nil), out)
-}
-
-// echoed takes the answer to a probe in.
-func (l *link) echoed(body []byte, from path.Path, now time.Time) {
-	e, ok := parseEcho(body)
-	if !ok {
-		return
-	}
-	l.paths.Plain = e.plain
-	if e.observed.IsValid() && from.Direct() {
-		l.observed = e.observed
-	}
-	l.paths.Answer(e.number, int(e.size), now)
-	if w := &l.witness; !e.plain && w.keys == l.current && w.number == e.number {
-		if w.begun {
-			l.paths.Carried(w.sent-w.lastSent, e.received-w.received, now)
-		}
-		w.begun, w.lastSent, w.received = true, w.sent, e.received
-	}
-}
-
-// witness compares what was sealed by the time of a probe with what its answer says had arrived by then.
-type witness struct {
-	keys     *keys // that both count
-	number   uint32
-	sent     uint32 // when it was asked
-	begun    bool   // an answer came before
-	lastSent uint32 // as of that answer
-	received uint32
-}
-
-// testify notes how much was sealed when a probe of the way in use goes out.
-func (l *link) testify(a path.Ask) {
-	if a.Number&(path.NumberSize|path.NumberTest) != 0 || l.current == nil {
-		return
-	}
-	w := &l.witness
-	if w.keys != l.current {
-		*w = witness{keys: l.current}
-	}
-	w.number = a.Number
-	w.sent, _ = l.current.carried()
-}
-
 // state is whether the link works, or why it does not.
 func (l *link) state(now time.Time) (up bool, why string) {
 	switch {
+	case l.asleep:
+		return false, "asleep: nothing was sent for a while, and the next packet opens a session"
 	case l.current == nil && len(l.peer.Secrets) == 0:
 		return false, "no pair secret agreed yet"
 	case l.current == nil && !l.canInitiate():

@@ -210,12 +210,17 @@ func (e *simEnd) receive(f flight) {
 	}
 	e.opened++
 	from, m := path.Direct(f.from), parseMeta(plain)
-	l.heard(entry.keys, from, newest, tests(m, plain[metaSize:]), now)
-	switch m.kind {
-	case kindProbe:
-		e.send(l.probed(entry.keys, plain[metaSize:], from, nil))
-	case kindEcho:
-		l.echoed(plain[metaSize:], from, now)
+	body := plain[metaSize:]
+	l.heard(entry.keys, from, newest, tests(m, body), now)
+	if kind := m.kind & kindMask; kind == kindFirst || kind == kindSecond {
+		m, _, body = entry.keys.join(h, m, 0, body, nil)
+	}
+	switch {
+	case body == nil:
+	case m.kind == kindProbe:
+		e.send(l.probed(entry.keys, body, from, nil))
+	case m.kind == kindEcho:
+		l.echoed(body, from, now)
 	}
 }
 
@@ -541,7 +546,7 @@ func TestDeafCandidate(t *testing.T) {
 }
 
 func TestMTUIsMeasured(t *testing.T) {
-	for _, c := range []struct{ path, want int }{{1500, 1420}, {1400, 1300}, {1492, 1412}, {1360, 1280}, {1000, 0}} {
+	for _, c := range []struct{ path, want int }{{1500, 1420}, {1400, 1300}, {1492, 1412}, {1360, 1280}, {1359, 1280}, {1000, 1280}, {720, 1280}, {700, 0}} {
 		t.Run(fmt.Sprint(c.path), func(t *testing.T) {
 			s := newSim(t, secretOf(t, "s"))
 			s.deliver = func(f *flight) bool { return len(f.b)+48 <= c.path }
@@ -549,6 +554,9 @@ func TestMTUIsMeasured(t *testing.T) {
 			for i, e := range s.ends {
 				if got := e.link().active().MTU; got != c.want {
 					t.Errorf("end %d found %d", i, got)
+				}
+				if got := e.link().paths.Halved(); got != (c.want > 0 && c.path < 1360) {
+					t.Errorf("end %d halves: %v", i, got)
 				}
 			}
 			s.mustBeUp()

@@ -55,6 +55,11 @@ func (n *pack) added(size, bytes int) {
 	n.ended = size < n.size
 }
 
+// room reports whether n more datagrams of full size fit.
+func (n *pack) room(more int) bool {
+	return n.count+more <= maxSegments && len(n.out)+more*n.size <= maxSend
+}
+
 func newOutbound(e *Engine, lane uint8) *outbound {
 	o := &outbound{e: e, lane: lane, in: make([]byte, tunRoom+maxPacket+1)}
 	o.pack.out = make([]byte, 0, maxSend+overhead)
@@ -69,8 +74,8 @@ func (o *outbound) run(f *os.File, offload Offload) {
 	}
 	q := newQueue(f)
 	for {
-		n, err := q.get(o.in[tunRoom-head:], false)
-		if n == 0 && err == nil { // nothing waits
+		n, err := q.get(o.in[tunRoom-head:], o.pack.count == 0) // super-packets have left already
+		if n == 0 && err == nil {                               // nothing waits
 			o.flush(o.e.now())
 			n, err = q.get(o.in[tunRoom-head:], true)
 		}
@@ -138,8 +143,14 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 			r.drops.add(dropTooBig, 1)
 			return
 		}
-		size, tos := len(p.b)+overhead, p.tos&ecnMask
-		if !o.pack.takes(s, tos, size) {
+		size, tos, halved := len(p.b)+overhead, p.tos&ecnMask, s.halved && len(p.b) > maxWhole
+		if halved {
+			if size = halve(len(p.b)) + overhead; size > maxHalf+overhead {
+				r.drops.add(dropTooBig, 1)
+				return
+			}
+		}
+		if !o.pack.takes(s, tos, size) || halved && (size != o.pack.size || !o.pack.room(2)) {
 			o.flush(now)
 			o.pack.begin(r, &r.tx, s, tos, size)
 			o.flow.end()
@@ -153,9 +164,7 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 			}
 			m = meta{kind: flagUDP | flagPartial, place: uint8(place - 1), id: o.id}
 		}
-		if o.seal(m, buf[tunRoom-metaSize:tunRoom+len(p.b)]) {
-			o.pack.added(size, len(p.b))
-		}
+		o.seal(m, buf[tunRoom-metaSize:tunRoom+len(p.b)], halved)
 		return
 	}
 	want := uint8(protoTCP)
@@ -172,36 +181,41 @@ func (o *outbound) transmit(r *remote, s *sending, v vnet, buf []byte, p packet,
 // segments sends what is prepared in o.cut, as many segments at a time as one send takes.
 func (o *outbound) segments(r *remote, s *sending, kind, tos uint8, now int64) {
 	o.flush(now)
-	size := o.cut.headers + o.cut.size + overhead
-	if size > maxSend {
+	size, each, halved := o.cut.headers+o.cut.size+overhead, 1, false
+	if s.halved && size > maxWhole+overhead {
+		size, each, halved = halve(size-overhead)+overhead, 2, true
+	}
+	if size > maxSend || halved && size > maxHalf+overhead {
 		r.drops.add(dropTooBig, o.cut.count)
 		return
 	}
 	o.id++
 	lane := &s.keys.send[o.lane]
 	for i := 0; i < o.cut.count; {
+		n := o.cut.length(i)
+		if halved { // both halves of a shorter one at the end are shorter: they leave apart
+			size = halve(n) + overhead
+		}
 		o.pack.begin(r, &r.tx, s, tos&ecnMask, size)
 		lane.Lock()
-		for ; i < o.cut.count && len(o.pack.out)+size <= maxSend && o.pack.count < maxSegments; i++ {
-			b := o.cut.segment(i)
+		for ; i < o.cut.count && o.pack.room(each) && !o.pack.ended && (!halved || o.cut.length(i) == n); i++ {
 			// The receiver wants places to follow each other, not to be unique: beyond 255 they start again.
-			if !o.sealLocked(lane, meta{kind: kind, place: uint8(i), id: o.id}, b) {
+			if !o.add(lane, meta{kind: kind, place: uint8(i), id: o.id}, o.cut.segment(i), halved) {
 				lane.Unlock()
 				return
 			}
-			o.pack.added(len(b)-metaSize+overhead, len(b)-metaSize)
 		}
 		lane.Unlock()
 		o.flush(now)
 	}
 }
 
-// seal appends one sealed datagram to the pack. The first metaSize bytes of b are room for m.
-func (o *outbound) seal(m meta, b []byte) bool {
+// seal adds one packet to the pack. The first metaSize bytes of b are room for m.
+func (o *outbound) seal(m meta, b []byte, halved bool) {
 	lane := &o.pack.s.keys.send[o.lane]
 	lane.Lock()
 	defer lane.Unlock()
-	return o.sealLocked(lane, m, b)
+	o.add(lane, m, b, halved)
 }
 
 func (o *outbound) sealLocked(lane *sendLane, m meta, b []byte) bool {

@@ -6,6 +6,7 @@ import (
 
 	"weft/mesh/path"
 	"weft/mesh/peer"
+	"weft/mesh/sparse"
 )
 
 // What is carried for one peer: enough for a gigabit's worth of bursts, not for a flood.
@@ -204,6 +205,11 @@ func (in *inbound) carry(r *remote, to peer.ID, leg uint8, plain []byte, tos uin
 		return
 	}
 	s := dst.sending.Load()
+	if s == nil && e.night.on.Load() { // it may sleep; who sends tries again
+		e.rouse(to, sparse.Data)
+		r.drops.add(dropRelayAway, 1)
+		return
+	}
 	if s == nil || s.path.Relayed() {
 		in.refuse(r, dropRelayAway, refusedAway, to, now)
 		return
@@ -217,7 +223,5 @@ func (in *inbound) carry(r *remote, to peer.ID, leg uint8, plain []byte, tos uin
 		o.flush(at)
 		o.pack.begin(dst, &dst.carried, s, tos, size)
 	}
-	if o.seal(meta{kind: kindRelayed, place: leg}, plain) {
-		o.pack.added(size, len(plain)-metaSize)
-	}
+	o.seal(meta{kind: kindRelayed, place: leg}, plain, false)
 }

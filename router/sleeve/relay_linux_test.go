@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -429,6 +430,36 @@ func TestRebinding(t *testing.T) {
 	t.Logf("followed after %v", time.Since(began).Round(time.Millisecond))
 	if n := a.stats(b).Handshakes; n != 1 {
 		t.Errorf("%d handshakes", n)
+	}
+}
+
+// TestStreamsAreDialledSideBySide: a firewall that swallows one port costs no wait for it where another is open.
+func TestStreamsAreDialledSideBySide(t *testing.T) {
+	a, b := newHost(t, 1, full), newHost(t, 2, full)
+	swallowed, open := netip.MustParseAddrPort("192.0.2.1:6783"), netip.MustParseAddrPort("192.0.2.1:443")
+	var waiting atomic.Int32
+	a.e.dialer = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		if to != open {
+			waiting.Add(1)
+			defer waiting.Add(-1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		here, there := net.Pipe()
+		b.e.addStream(there, netip.MustParseAddrPort("192.0.2.9:40000"))
+		return here, nil
+	}
+	a.tie(tie{other: b, tcp: []netip.AddrPort{swallowed, open}})
+	b.tie(tie{other: a})
+	up(t, a, b)
+	if waiting.Load() != 1 {
+		t.Errorf("%d dials of the swallowed port are under way", waiting.Load())
+	}
+	if s := a.stats(b); !s.TCP || s.Endpoint != open {
+		t.Errorf("by %v, TCP %v", s.Endpoint, s.TCP)
+	}
+	if got := a.e.streams.likely([]netip.AddrPort{swallowed, open}); got[0] != open {
+		t.Errorf("the next peer is dialled at %v", got)
 	}
 }
 

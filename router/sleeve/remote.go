@@ -9,6 +9,7 @@ import (
 
 	"weft/mesh/path"
 	"weft/mesh/peer"
+	"weft/mesh/sparse"
 )
 
 // Limits of packets that wait for a session.
@@ -31,6 +32,7 @@ type remote struct {
 	refused  atomic.Int64 // when it was last told that something was not carried
 	carrier  atomic.Bool  // it can be asked to carry: there is a way to it that needs nobody else
 	byStream atomic.Bool  // datagrams to it travel in a stream
+	counted  counted
 
 	mu     sync.Mutex // guards what follows
 	link   link
@@ -47,6 +49,8 @@ type sending struct {
 	from path.Path // where packets may come from without anybody having to know
 	to   netip.AddrPort
 	hop  *hop // nil: plain datagrams to the address
+
+	halved bool // packets travel in two halves
 }
 
 // traffic counts inner packets of one direction.
@@ -61,11 +65,12 @@ func (t *traffic) count(packets, bytes int, at int64) {
 	t.last.Store(at)
 }
 
-// queued is a packet as the TUN device gave it.
+// queued is a packet as the TUN device gave it, or a control datagram.
 type queued struct {
-	v  vnet
-	b  []byte
-	at int64
+	v       vnet
+	b       []byte
+	at      int64
+	control *remote // to whom it goes; nil: a packet
 }
 
 // publish makes the packet paths see the state of the link; the lock is held. It reports whether a session has just
@@ -78,7 +83,8 @@ func (r *remote) publish() (began bool) {
 		return false
 	}
 	old := r.sending.Load()
-	if old != nil && old.keys == l.current && old.path == to && (old.hop == nil || r.engine.stands(old)) {
+	halved := l.paths.Halved()
+	if old != nil && old.keys == l.current && old.path == to && old.halved == halved && (old.hop == nil || r.engine.stands(old)) {
 		if old.from != l.from {
 			s := *old
 			s.from = l.from
@@ -86,7 +92,7 @@ func (r *remote) publish() (began bool) {
 		}
 		return false
 	}
-	s := &sending{keys: l.current, path: to, from: l.from, to: to.Endpoint}
+	s := &sending{keys: l.current, path: to, from: l.from, to: to.Endpoint, halved: halved}
 	if !to.Direct() {
 		if s.hop = r.engine.hop(r.id, to); s.hop == nil {
 			r.sending.Store(nil)
@@ -99,21 +105,28 @@ func (r *remote) publish() (began bool) {
 
 // hold keeps a copy of a packet until there is a session. If there is one by now it returns that instead.
 func (r *remote) hold(v vnet, b []byte, now int64) *sending {
+	return r.keep(queued{v: v, b: b, at: now}, sparse.Data)
+}
+
+func (r *remote) keep(q queued, why sparse.Cause) *sending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.sending.Load(); s != nil {
 		return s
 	}
+	b := q.b
 	if r.closed || len(b) > queueBytes {
 		r.drops.add(dropNoSession, 1)
 		return nil
 	}
+	r.engine.rouse(r.id, why)
 	for len(r.queue) == queuePackets || r.queueN+len(b) > queueBytes {
 		r.queueN -= len(r.queue[0].b)
 		r.queue = slices.Delete(r.queue, 0, 1)
 		r.drops.add(dropQueueFull, 1)
 	}
-	r.queue = append(r.queue, queued{v: v, b: slices.Clone(b), at: now})
+	q.b = slices.Clone(b)
+	r.queue = append(r.queue, q)
 	r.queueN += len(b)
 	return nil
 }

@@ -38,6 +38,11 @@ func (c *cut) init(buf []byte, room int, p packet, size int) bool {
 	return true
 }
 
+// length is that of segment i with its headers.
+func (c *cut) length(i int) int {
+	return c.headers + min(c.size, len(c.pkt.b)-c.headers-i*c.size)
+}
+
 // segment makes segment i, from 0 in order, and returns it with metaSize bytes of room before it. Its transport
 // checksum is left open.
 func (c *cut) segment(i int) []byte {

@@ -15,6 +15,7 @@ type PeerStats struct {
 	ID       peer.ID
 	Up       bool           // a session is open and the last probe was answered, or is younger than 2 s
 	Reason   string         // why it is not up; empty when up
+	Asleep   bool           // it is not up, for want of traffic: the next packet opens a session
 	Endpoint netip.AddrPort // where packets are sent; zero when unknown or relayed
 	Via      []peer.ID      // who carries packets to it, the first one first; empty: nobody
 	TCP      bool           // packets travel in a TCP stream
@@ -44,7 +45,7 @@ type PathStats struct {
 	RTT      time.Duration // smoothed; 0 when unknown
 	Loss     float64       // of recent probes, 0 to 1
 	MTU      int           // largest inner packet that passed a padded probe; 0 when unknown
-	Reason   string        // why it is not used, in words; empty for the one in use
+	Reason   string        // why it is not used, in words; of the one in use, what is poor about it
 }
 
 // Stats is a snapshot of an engine.
@@ -57,7 +58,7 @@ type Stats struct {
 func (p *PeerStats) Link() router.Link {
 	return router.Link{
 		Peer: p.ID, Up: p.Up, Endpoint: p.Endpoint, MTU: p.MTU, RTT: p.RTT, Loss: p.Loss, LastSeen: p.LastSeen,
-		KeyAge: p.KeyAge, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Reason: p.Reason, Via: p.Via, TCP: p.TCP,
+		KeyAge: p.KeyAge, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Reason: p.Reason, Via: p.Via, TCP: p.TCP, Asleep: p.Asleep,
 	}
 }
 
@@ -88,6 +89,7 @@ func (e *Engine) peerStats(r *remote, now time.Time) PeerStats {
 	defer r.mu.Unlock()
 	l := &r.link
 	p.Up, p.Reason = l.state(now)
+	p.Asleep = l.asleep
 	if l.node == nil {
 		p.Reason = "this node has no identity yet"
 	}

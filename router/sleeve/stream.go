@@ -22,11 +22,6 @@ const (
 	streamQueue  = 256 << 10              // bytes that wait
 	streamRead   = 2 * (maxPacket + 1024) // bytes of one reader's buffer
 	streamHeader = 2
-	maxDials     = 16 // at a time
-	dialTimeout  = 5 * time.Second
-	dialMin      = 5 * time.Second // between dials for one peer, doubling
-	dialMax      = time.Minute
-	stuckFor     = time.Second // without a way by UDP, before TCP is tried
 )
 
 // streams are the connections that carry datagrams, by the address of the other end. Each datagram stands behind its
@@ -36,6 +31,7 @@ type streams struct {
 	mu    sync.RWMutex
 	open  map[netip.AddrPort]*stream
 	dials int
+	port  uint16 // of the newest that we opened; 0: none
 }
 
 func (s *streams) find(to netip.AddrPort) *stream {
@@ -256,77 +252,4 @@ func cutStream(b []byte) (d, rest []byte, ok bool) {
 		return nil, b, false
 	}
 	return b[streamHeader:end:end], b[end:], true
-}
-
-// reach dials a peer where it takes streams, if nothing else gets there. It returns when to look again; zero: no need.
-func (e *Engine) reach(r *remote, up bool, now time.Time) time.Time {
-	l, d := &r.link, &r.dial
-	if to := l.paths.Active(); up && to.Relayed() && e.streamed(to.Via[0]) {
-		up = false // a stream to the peer itself is as good, and one to its relay is no reason to do without
-	}
-	if up || e.dialer == nil || len(l.peer.TCP) == 0 || len(l.peer.Secrets) == 0 {
-		if up {
-			d.next, d.tries = time.Time{}, 0
-		}
-		d.stuck = time.Time{}
-		return time.Time{}
-	}
-	if d.stuck.IsZero() {
-		d.stuck = now
-	}
-	if d.busy {
-		return time.Time{}
-	}
-	if due := later(d.stuck.Add(stuckFor), d.next); now.Before(due) {
-		return due
-	}
-	to := l.peer.TCP[d.tries%len(l.peer.TCP)]
-	d.next = now.Add(min(dialMin<<min(d.tries/len(l.peer.TCP), 5), dialMax))
-	if d.tries++; d.tries < len(l.peer.TCP) { // all of them once, without a pause
-		d.next = now
-	}
-	if e.streams.find(to) != nil || !e.startDial(r, to) {
-		return d.next
-	}
-	d.busy = true
-	return time.Time{}
-}
-
-// dial is what a peer's stream needs to be opened; guarded by the peer's lock.
-type dial struct {
-	stuck time.Time // since when no way works; zero: one does
-	next  time.Time
-	tries int
-	busy  bool
-}
-
-// startDial opens a stream in the background.
-func (e *Engine) startDial(r *remote, to netip.AddrPort) bool {
-	e.streams.mu.Lock()
-	room := e.streams.dials < maxDials
-	if room {
-		e.streams.dials++
-	}
-	e.streams.mu.Unlock()
-	if !room {
-		return false
-	}
-	e.dials.Go(func() {
-		ctx, cancel := context.WithTimeout(e.ctx, dialTimeout)
-		defer cancel()
-		conn, err := e.dialer(ctx, to)
-		e.streams.mu.Lock()
-		e.streams.dials--
-		e.streams.mu.Unlock()
-		if err != nil {
-			e.log.Debug("no stream to peer", "peer", r.id.Short(), "endpoint", to, "err", err)
-		} else if e.addStream(conn, to) {
-			e.log.Info("stream opened, as nothing else gets there", "peer", r.id.Short(), "endpoint", to)
-		}
-		r.mu.Lock()
-		r.dial.busy = false
-		r.mu.Unlock()
-		e.wake()
-	})
-	return true
 }

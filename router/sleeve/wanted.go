@@ -60,6 +60,7 @@ func (e *Engine) SetIdentity(id Identity) error {
 	}
 	if another {
 		e.rebuild()
+		e.night.called.Store(true) // the new links know nothing of it
 	}
 	e.wake()
 	return nil
@@ -120,6 +121,7 @@ func (e *Engine) SetPeers(peers []Peer) error {
 		}
 	}
 	e.enlist(peers)
+	e.roll(peers, now)
 	e.rebuild()
 	e.wake()
 	return nil
