@@ -137,7 +137,7 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 	}
 	var pick int
 	cur := index(was.Transport)
-	best := slices.IndexFunc(cands, func(c candidate) bool { return links[c.Name].Up })
+	best := slices.IndexFunc(cands, func(c candidate) bool { return links[c.Name].usable() })
 	next := Choice{Transport: was.Transport, Since: was.Since, hold: was.hold, proven: was.proven}
 	switch {
 	case len(cands) == 0:
@@ -151,7 +151,7 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 		return next
 	case cur < 0:
 		pick = max(best, 0)
-	case links[was.Transport].Up:
+	case links[was.Transport].usable():
 		pick = cur
 		if best < cur && now.Sub(was.Since) >= was.hold {
 			pick = best
@@ -176,7 +176,7 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 		if i < pick {
 			why := links[c.Name].Reason
 			switch {
-			case links[c.Name].Up:
+			case links[c.Name].usable():
 				why = "it answers again; waiting until it has done so for " + next.hold.String()
 			case why == "":
 				why = "it does not answer"

@@ -107,7 +107,7 @@ func changed(a, b Status) bool {
 		for i := range s.Peers {
 			l := s.Peers[i].Link
 			s.Peers[i].Link = Link{
-				Peer: l.Peer, Up: l.Up, Endpoint: l.Endpoint, Via: l.Via, TCP: l.TCP, MTU: l.MTU, Reason: l.Reason,
+				Peer: l.Peer, Up: l.Up, Endpoint: l.Endpoint, Via: l.Via, TCP: l.TCP, MTU: l.MTU, Reason: l.Reason, Asleep: l.Asleep,
 			}
 		}
 		return s

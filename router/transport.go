@@ -37,7 +37,11 @@ type Link struct {
 	RxBytes  uint64         // inner bytes since the transport was opened
 	TxBytes  uint64
 	Reason   string // why it is not up, in words for status; empty when up
+	Asleep   bool   // it is not up for want of traffic: the next packet tells whether the other end answers
 }
+
+// usable reports whether packets may be sent by it: one that sleeps is not known to work, and no reason to go elsewhere.
+func (l Link) usable() bool { return l.Up || l.Asleep }
 
 // Transport moves inner packets to peers through one network device. Routes decide which packets it gets.
 type Transport interface {
