@@ -238,6 +238,9 @@ func peerTable(peers []control.Peer) *table {
 			path.style = warn
 		case control.PathNone:
 			path = cell{"none", bad}
+			if p.Asleep {
+				path = cell{"asleep", dim}
+			}
 		}
 		loss := plainCell("")
 		if p.RTTms > 0 || p.Loss > 0 {

@@ -120,7 +120,7 @@ func (s *Server) outlive() error {
 		case mine && !live:
 			return nil
 		case live && ended(pid) && time.Now().Before(end):
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 			continue
 		}
 		who := ""

@@ -106,6 +106,7 @@ type Peer struct {
 	KeyAgeS   int64              `json:"key_age_s"`   // of the session key; negative: no session
 	RxBytes   uint64             `json:"rx_bytes"`
 	TxBytes   uint64             `json:"tx_bytes"`
+	Asleep    bool               `json:"asleep,omitempty"` // no session for want of traffic: the next packet opens one
 }
 
 // IPAM is this node's share of the address space. The counts are of IPv4 addresses.

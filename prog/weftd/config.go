@@ -68,6 +68,8 @@ type Config struct { //nolint:recvcheck // Load and Parse fill it in, all others
 	StrictRestart bool           // after a start serve nothing until a quorum was heard
 	NoRelay       bool           // carry nothing for other members
 	RelayListen   netip.AddrPort // second port for members that get out by TCP alone: none
+	SparseAbove   int            // members above which sessions are opened by traffic; 0: sparse.Everybody
+	SparseIdle    time.Duration  // without a packet, until such a session is closed; 0: sparse.IdleData
 	Docker        bool           // serve Docker's network plugin
 	ReclaimAfter  time.Duration  // how long a pod's namespace is gone before its addresses are; 0: 10 min
 	AddressRest   time.Duration  // how long a released address rests; 0: 1 min

@@ -182,7 +182,7 @@ func (n *node) examinePeer(ctx context.Context, info peer.Info) []control.Check 
 		for _, no := range p.Rejected {
 			checks = append(checks, control.Check{Name: "transport " + no.Transport, State: control.CheckWarn, Reason: no.Reason})
 		}
-		add("transport "+p.Transport, p.Link.Up, strings.Trim(p.Reason+"; "+p.Link.Reason, "; "), "")
+		add("transport "+p.Transport, p.Link.Up || p.Link.Asleep, strings.Trim(p.Reason+"; "+p.Link.Reason, "; "), "")
 		for _, i := range unreached {
 			if p.Link.Up { // an address that does not answer is no fault where another way works
 				checks[i].State, checks[i].Hint = control.CheckWarn, ""

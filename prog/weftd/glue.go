@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/crypto/identity"
@@ -35,7 +36,10 @@ type glue struct {
 	local  []netip.Prefix
 	inputs router.Input
 
-	relayTold bool // the wire knows whether it carries packets of others
+	relayTold bool         // the wire knows whether it carries packets of others
+	sparse    *wire.Sparse // what the wire knows of that; nil: nothing yet
+
+	large atomic.Bool // sparse says so
 
 	wake chan struct{} // capacity 1: the way others are reached has changed
 
@@ -93,7 +97,7 @@ func (n *node) runGlue(ctx context.Context) error {
 func (n *node) push(ctx context.Context) error {
 	n.circuits.Cut()
 	// Sessions first: who was removed must be gone now.
-	errs := []error{n.pushPeers(ctx), n.tellRelay(ctx), n.mendTUN(ctx), n.pushLocal(ctx)}
+	errs := []error{n.tellSparse(ctx), n.pushPeers(ctx), n.tellRelay(ctx), n.mendTUN(ctx), n.pushLocal(ctx)}
 	u, err := n.readUnderlay(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -122,6 +126,7 @@ func (n *node) pushPeers(ctx context.Context) error {
 	members := n.company()
 	slices.SortStableFunc(members, func(a, b peer.Info) int { return cmp.Compare(a.JoinSeq, b.JoinSeq) })
 	own := [32]byte(n.noise.PublicKey().Bytes())
+	self, _ := n.mesh.Peer(n.key.ID())
 	peers := []wire.Peer{}
 	for _, p := range members {
 		if p.Noise == own {
@@ -129,7 +134,7 @@ func (n *node) pushPeers(ctx context.Context) error {
 		}
 		peers = append(peers, wire.Peer{
 			ID: p.ID, NoisePublic: p.Noise, Endpoints: n.packetEndpoints(p.ID), Secrets: n.pairs.secrets(p.ID),
-			Relays: n.relaysFor(p), TCP: dataStreams(p, n.toldEndpoints(p.ID)),
+			Relays: n.relaysFor(p), TCP: dataStreams(p, n.toldEndpoints(p.ID)), Pinned: n.pinned(p, self),
 		})
 	}
 	if n.glue.peers != nil && reflect.DeepEqual(peers, n.glue.peers) {
@@ -320,7 +325,10 @@ func addresses(c ipam.Claim) []netip.Addr {
 // ringNetwork is the mesh as the allocator sees it.
 type ringNetwork struct{ mesh *mesh.Mesh }
 
-var _ ipam.Network = ringNetwork{}
+var (
+	_ ipam.Network = ringNetwork{}
+	_ mesh.Differ  = (*ipam.Allocator)(nil) // or whole rings would travel
+)
 
 func (r ringNetwork) Call(ctx context.Context, to peer.ID, method string, req []byte) ([]byte, error) {
 	return r.mesh.Call(ctx, to, method, req)

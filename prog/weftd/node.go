@@ -203,6 +203,7 @@ func (n *node) buildRing() error {
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	n.pairs.introduce, n.pairs.startOf = n.ring.Introduce, n.ring.Incarnation
 	n.mesh.Replicate(replicaRing, n.ring)
 	for _, method := range ipam.Methods() {
 		n.mesh.Handle(method, func(ctx context.Context, from peer.ID, req []byte) ([]byte, error) {

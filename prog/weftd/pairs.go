@@ -55,12 +55,17 @@ type pairs struct {
 	easier   func(peer.Info) int             // positive: to dial than to be dialled by; nil: nobody knows
 	shuffled func(int) []int
 
+	// Two machines may have one identity: see twin.go.
+	introduce func(ctx context.Context, to peer.ID) error // an error: this one must not have a tunnel; nil: there is no other
+	startOf   func(peer.ID) uint64                        // the last one of a member that was heard of; nil: nobody knows
+
 	mu sync.Mutex // guards all below
 	of map[peer.ID]*pair
 }
 
 type pair struct {
 	psk.Pair
+	start  uint64    // of the member, by which the current secret was agreed
 	agreed time.Time // of the current secret; zero when there is none
 	since  time.Time // that the member is known
 	next   time.Time // not dialled before
@@ -207,6 +212,9 @@ func (p *pairs) agree(ctx context.Context, id peer.ID) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	if err := p.mayAgree(ctx, id); err != nil { // not before it is known to be there: it would be asked in vain
+		return err
+	}
 	secret, err := psk.FromSession(conn.Exporter, p.self, id)
 	if err != nil {
 		return err
@@ -243,6 +251,9 @@ func (p *pairs) serve(ctx context.Context, conn *circuit.Conn) error {
 	if !slices.Equal(ask, answer) {
 		return errors.New("the member named another pair secret, or speaks another version")
 	}
+	if err := p.mayAgree(ctx, conn.Peer); err != nil {
+		return err
+	}
 	if err := p.take(ctx, conn.Peer, secret); err != nil {
 		return err
 	}
@@ -257,13 +268,27 @@ func pairAsk(s psk.Secret) []byte {
 	return append([]byte{pairVersion}, id[:]...)
 }
 
-// take makes the secret the current one and tells the wire.
+// mayAgree asks the member first whether it knows another machine of this identity: without a secret no tunnel of its leads here.
+func (p *pairs) mayAgree(ctx context.Context, id peer.ID) error {
+	if p.introduce == nil {
+		return nil
+	}
+	return p.introduce(ctx, id)
+}
+
+// take makes the secret the current one and tells the wire. What an earlier start of the member has agreed is worth nothing any
+// more: if that was another machine of one identity, it would take the tunnel back with it.
 func (p *pairs) take(ctx context.Context, id peer.ID, s psk.Secret) error {
 	p.mu.Lock()
 	of := p.of[id]
 	if of == nil {
 		of = &pair{since: time.Now()}
 		p.of[id] = of
+	}
+	if p.startOf != nil {
+		if start := p.startOf(id); start != of.start {
+			of.Pair, of.start = psk.Pair{}, start
+		}
 	}
 	of.Rotate(s)
 	of.agreed = time.Now()

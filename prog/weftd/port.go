@@ -18,9 +18,11 @@ import (
 	"weft/router/sleeve"
 )
 
-// listenTCP listens on the weft port. Where the kernel has no IPv6 every address means every IPv4 address.
+// listenTCP listens on the weft port. Where the kernel has no IPv6 every address means every IPv4 address. A socket of
+// Multipath TCP, as Go makes them, is two sockets for every connection of a stranger, and no member makes use of it.
 func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
 	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", at.String())
 	if at.Addr() == netip.IPv6Unspecified() && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
 		ln, err = lc.Listen(ctx, "tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()).String())

@@ -40,6 +40,8 @@ const (
 	punchBusy    = 30 * time.Second // while packets flow
 	punchCalm    = 10 * time.Minute
 	punchSpacing = 500 * time.Millisecond // between two of one peer: more are not heard
+	punchAtOnce  = 8                      // of one peer, and one more each punchEach: a burst goes wherever it says
+	punchEach    = 10 * time.Second
 	punchQueue   = 128
 	punchesAhead = 256 // bursts that wait for their moment
 )
@@ -90,6 +92,7 @@ func parsePunch(from peer.ID, b []byte) (punchMessage, bool) {
 type puncher struct {
 	self  peer.ID
 	pairs map[peer.ID]*punching
+	spent map[peer.ID]time.Time // until when the asks of a member are paid for; no longer than punchAtOnce ahead
 }
 
 // punching is what is known of the attempts with one member.
@@ -110,7 +113,22 @@ type burst struct {
 	at   []netip.AddrPort
 }
 
-func newPuncher(self peer.ID) *puncher { return &puncher{self: self, pairs: map[peer.ID]*punching{}} }
+func newPuncher(self peer.ID) *puncher {
+	return &puncher{self: self, pairs: map[peer.ID]*punching{}, spent: map[peer.ID]time.Time{}}
+}
+
+// allow reports whether one more ask of a member is taken: else one that lies could have all others send to whom it likes.
+func (p *puncher) allow(id peer.ID, now time.Time) bool {
+	until := p.spent[id]
+	if until.Before(now) {
+		until = now
+	}
+	if until = until.Add(punchEach); until.Sub(now) > punchAtOnce*punchEach {
+		return false
+	}
+	p.spent[id] = until
+	return true
+}
 
 // detour reports whether packets to a peer flow, and not directly.
 func detour(s sleeve.PeerStats) bool { return s.Up && (len(s.Via) > 0 || s.TCP) }
@@ -149,6 +167,11 @@ func (p *puncher) due(now time.Time, nat peer.NAT, mine []netip.AddrPort, stats 
 			delete(p.pairs, id)
 		}
 	}
+	for id, until := range p.spent {
+		if until.Before(now) {
+			delete(p.spent, id)
+		}
+	}
 	return ids
 }
 
@@ -184,7 +207,7 @@ func (p *puncher) hear(now time.Time, m punchMessage, rtt time.Duration) (answer
 	}
 	switch m.kind {
 	case punchAsk:
-		if now.Sub(of.heard) < punchSpacing {
+		if now.Sub(of.heard) < punchSpacing || !p.allow(m.from, now) {
 			return false, burst{}, false
 		}
 		of.heard = now

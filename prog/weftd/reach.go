@@ -109,7 +109,7 @@ func neighbourhood(a netip.Addr) netip.Prefix {
 }
 
 // observe takes what the wire knows now, and reports whether anything has changed that others are to know.
-func (r *reach) observe(now time.Time, stats []sleeve.PeerStats, own []netip.Addr, relays map[peer.ID]peer.Info) bool {
+func (r *reach) observe(now time.Time, self peer.ID, stats []sleeve.PeerStats, own []netip.Addr, relays map[peer.ID]peer.Info) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	seen := sights(stats)
@@ -127,19 +127,21 @@ func (r *reach) observe(now time.Time, stats []sleeve.PeerStats, own []netip.Add
 		}
 		r.unsure = unsure
 	}
-	if homes, moved := chooseHomes(r.homes, stats, relays); moved {
+	if homes, moved := chooseHomes(self, r.homes, stats, relays); moved {
 		r.homes = homes
 		changed = true
 	}
 	return changed
 }
 
-// chooseHomes keeps the relays in use while they are reached, and takes a better one only for good.
-func chooseHomes(old []peer.Home, stats []sleeve.PeerStats, relays map[peer.ID]peer.Info) (homes []peer.Home, changed bool) {
+// chooseHomes keeps the relays in use while they are reached, and takes a better one only for good. Among those as near as each
+// other every node prefers others, so that not all come to one.
+func chooseHomes(self peer.ID, old []peer.Home, stats []sleeve.PeerStats, relays map[peer.ID]peer.Info) (homes []peer.Home, changed bool) {
 	type option struct {
 		peer.Home
-		rank int
-		cost time.Duration
+		rank  int
+		place int // counted from the last of the old ones; 0: it is none of them
+		cost  time.Duration
 	}
 	var options []option
 	for _, s := range stats {
@@ -154,11 +156,11 @@ func chooseHomes(old []peer.Home, stats []sleeve.PeerStats, relays map[peer.ID]p
 		if s.TCP {
 			o.rank += 2
 		}
-		for _, h := range old {
+		for i, h := range old {
 			if h.ID != s.ID {
 				continue
 			}
-			o.cost = time.Duration(float64(s.RTT)*homeBetter) - homeMargin
+			o.place, o.cost = len(old)-i, max(0, time.Duration(float64(s.RTT)*homeBetter)-homeMargin)
 			if diff := (s.RTT - h.RTT).Abs(); diff < max(homeRTTNoise, h.RTT/2) {
 				o.RTT = h.RTT
 			}
@@ -166,12 +168,17 @@ func chooseHomes(old []peer.Home, stats []sleeve.PeerStats, relays map[peer.ID]p
 		options = append(options, o)
 	}
 	slices.SortFunc(options, func(a, b option) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.cost, b.cost), a.ID.Compare(b.ID))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.cost/relayNear, b.cost/relayNear), -cmp.Compare(a.place, b.place),
+			cmp.Compare(spread(a.ID, self), spread(b.ID, self)))
 	})
 	if len(options) == 0 { // all sessions may be down because this machine is
 		return old, false
 	}
-	for _, o := range options[:min(len(options), maxHomes)] {
+	chosen := options[:min(len(options), maxHomes)]
+	if len(chosen) == len(old) && !slices.ContainsFunc(chosen, func(o option) bool { return o.place == 0 }) {
+		slices.SortFunc(chosen, func(a, b option) int { return cmp.Compare(b.place, a.place) }) // another order is no news
+	}
+	for _, o := range chosen {
 		homes = append(homes, peer.Home{ID: o.ID, RTT: o.RTT.Truncate(time.Millisecond)})
 	}
 	return homes, !slices.Equal(homes, old)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/mesh/path"
 	"weft/mesh/peer"
 	"weft/router/sleeve"
 )
@@ -89,21 +90,21 @@ func TestNATThatReboundIsNotHard(t *testing.T) {
 	var r reach
 	now := time.Now()
 	before := []sleeve.PeerStats{seenBy(1, "192.0.2.1:1", "203.0.113.1:1000"), seenBy(2, "198.51.100.1:1", "203.0.113.1:1000")}
-	if !r.observe(now, before, nil, nil) || r.show(now).nat != peer.NATEasy {
+	if !r.observe(now, peer.ID{77}, before, nil, nil) || r.show(now).nat != peer.NATEasy {
 		t.Fatalf("%+v", r.show(now))
 	}
 	rebound := []sleeve.PeerStats{seenBy(1, "192.0.2.1:1", "203.0.113.1:2000"), seenBy(2, "198.51.100.1:1", "203.0.113.1:1000")}
-	if r.observe(now, rebound, nil, nil) || r.show(now).nat != peer.NATEasy {
+	if r.observe(now, peer.ID{77}, rebound, nil, nil) || r.show(now).nat != peer.NATEasy {
 		t.Errorf("while it rebinds: %+v", r.show(now))
 	}
-	if now = now.Add(hardFor); !r.observe(now, rebound, nil, nil) || r.show(now).nat != peer.NATHard {
+	if now = now.Add(hardFor); !r.observe(now, peer.ID{77}, rebound, nil, nil) || r.show(now).nat != peer.NATHard {
 		t.Errorf("when it lasts: %+v", r.show(now))
 	}
 	after := []sleeve.PeerStats{seenBy(1, "192.0.2.1:1", "203.0.113.1:2000"), seenBy(2, "198.51.100.1:1", "203.0.113.1:2000")}
-	if !r.observe(now, after, nil, nil) || list(r.show(now).reflected) != "203.0.113.1:2000" {
+	if !r.observe(now, peer.ID{77}, after, nil, nil) || list(r.show(now).reflected) != "203.0.113.1:2000" {
 		t.Errorf("afterwards: %+v", r.show(now))
 	}
-	if r.observe(now, nil, nil, nil) || r.show(now).nat != peer.NATEasy {
+	if r.observe(now, peer.ID{77}, nil, nil, nil) || r.show(now).nat != peer.NATEasy {
 		t.Error("without a word from anybody it forgot")
 	}
 }
@@ -118,7 +119,7 @@ func TestHomesAreKeptWhileTheyAreGood(t *testing.T) {
 		return sleeve.PeerStats{ID: peer.ID{id}, Up: true, RTT: rtt}
 	}
 	const ms = time.Millisecond
-	homes, changed := chooseHomes(nil, []sleeve.PeerStats{
+	homes, changed := chooseHomes(peer.ID{77}, nil, []sleeve.PeerStats{
 		at(1, 40*ms), at(2, 20*ms), at(3, 30*ms), at(4, 50*ms), at(6, ms), at(9, ms),
 		{ID: peer.ID{5}, Up: true, RTT: ms, Via: []peer.ID{{1}}},
 	}, relays)
@@ -128,17 +129,110 @@ func TestHomesAreKeptWhileTheyAreGood(t *testing.T) {
 	}
 	for _, stats := range [][]sleeve.PeerStats{
 		{at(1, 41*ms), at(2, 23*ms), at(3, 28*ms), at(4, 39*ms)}, // noise, and one that is hardly better
+		{at(1, 41*ms), at(2, 29*ms), at(3, 20*ms), at(4, 39*ms)}, // another order
 		{}, // all are away
 	} {
-		if got, changed := chooseHomes(homes, stats, relays); changed || !slices.Equal(got, want) {
+		if got, changed := chooseHomes(peer.ID{77}, homes, stats, relays); changed || !slices.Equal(got, want) {
 			t.Errorf("%v: %v", stats, got)
 		}
 	}
-	if got, changed := chooseHomes(homes, []sleeve.PeerStats{at(1, 40*ms), at(2, 20*ms), at(3, 30*ms), at(4, 10*ms)}, relays); !changed || got[0].ID != (peer.ID{4}) {
+	if got, changed := chooseHomes(peer.ID{77}, homes, []sleeve.PeerStats{at(1, 40*ms), at(2, 20*ms), at(3, 30*ms), at(4, 10*ms)}, relays); !changed || got[0].ID != (peer.ID{4}) {
 		t.Errorf("a much better one: %v", got)
 	}
-	if got, changed := chooseHomes(homes, []sleeve.PeerStats{at(1, 40*ms), at(3, 30*ms)}, relays); !changed || len(got) != 2 || got[0].ID != (peer.ID{3}) {
+	if got, changed := chooseHomes(peer.ID{77}, homes, []sleeve.PeerStats{at(1, 40*ms), at(3, 30*ms)}, relays); !changed || len(got) != 2 || got[0].ID != (peer.ID{3}) {
 		t.Errorf("one is gone: %v", got)
+	}
+}
+
+// TestRelaysShareTheLoad: among relays that are as near as each other every node keeps others, and what it keeps does not
+// change with the noise of round trips.
+func TestRelaysShareTheLoad(t *testing.T) {
+	relays := map[peer.ID]peer.Info{}
+	var stats []sleeve.PeerStats
+	for id := byte(1); id <= 12; id++ {
+		relays[peer.ID{id}] = peer.Info{NAT: peer.NATNone}
+		stats = append(stats, sleeve.PeerStats{ID: peer.ID{id}, Up: true, RTT: 21 * time.Millisecond})
+	}
+	kept := map[peer.ID]int{}
+	const nodes = 200
+	for n := range nodes {
+		homes, _ := chooseHomes(peer.ID{0xff, byte(n)}, nil, stats, relays)
+		for _, h := range homes {
+			kept[h.ID]++
+		}
+		for i := range stats {
+			stats[i].RTT = 21*time.Millisecond + time.Duration((i*n)%300)*time.Microsecond
+		}
+		if again, changed := chooseHomes(peer.ID{0xff, byte(n)}, homes, stats, relays); changed {
+			t.Fatalf("%v became %v", homes, again)
+		}
+	}
+	for id := range relays {
+		if n := kept[id]; n > 2*nodes*maxHomes/len(relays) {
+			t.Errorf("%d of %d nodes keep %v", n, nodes, id.Short())
+		}
+	}
+	a, b := peer.ID{1, 1}, peer.ID{2, 2}
+	if spread(peer.ID{9}, a, b) != spread(peer.ID{9}, b, a) {
+		t.Error("the two ends of a pair do not prefer the same relay")
+	}
+}
+
+// TestNobodyIsMadeToFlood: a member that makes appointments without end, with any addresses, has few bursts sent.
+func TestNobodyIsMadeToFlood(t *testing.T) {
+	p, now, liar := newPuncher(peer.ID{1}), time.Now(), peer.ID{9}
+	bursts := 0
+	const second, minutes = 10, 10
+	for i := range minutes * 60 * second {
+		at := now.Add(time.Duration(i) * time.Second / second)
+		if _, _, ok := p.hear(at, punchMessage{from: liar, kind: punchAsk, nonce: uint64(i + 1)}, 0); ok {
+			bursts++
+		}
+		if i%second == 0 { // it is reached directly, so nothing is remembered of the appointments
+			p.due(at, 0, nil, []sleeve.PeerStats{{ID: liar, Up: true}}, func(id peer.ID) (peer.Info, bool) { return peer.Info{ID: id}, true })
+		}
+	}
+	if limit := punchAtOnce + minutes*6; bursts > limit {
+		t.Errorf("%d bursts in %d minutes, want at most %d", bursts, minutes, limit)
+	}
+	later := now.Add(time.Hour)
+	if p.due(later, 0, nil, nil, nil); len(p.spent) != 0 {
+		t.Error("it is remembered for ever")
+	}
+	if _, _, ok := p.hear(later, punchMessage{from: liar, kind: punchAsk, nonce: 1}, 0); !ok {
+		t.Error("it is never heard again")
+	}
+}
+
+// TestLiesAboutAddresses: of what a member claims only addresses are tried that another machine can have, and no more than
+// fit into its record.
+func TestLiesAboutAddresses(t *testing.T) {
+	n := &node{}
+	n.pools = []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}
+	own := []netip.AddrPort{ap("192.168.1.2:6783")}
+	claimed := []netip.AddrPort{
+		ap("127.0.0.1:6783"), ap("224.0.0.1:6783"), ap("255.255.255.255:6783"), ap("0.0.0.0:6783"), ap("169.254.1.1:6783"),
+		ap("[::1]:6783"), ap("[ff02::1]:6783"), ap("[fe80::1]:6783"), ap("[::ffff:127.0.0.1]:6783"), ap("[::]:6783"),
+		ap("10.32.0.1:6783"), ap("192.168.1.2:6783"), ap("198.51.100.1:0"),
+	}
+	if got := n.punchable(claimed, own); len(got) != 0 {
+		t.Errorf("bursts would go to %v", got)
+	}
+	good := ap("198.51.100.1:6783")
+	if got := n.punchable(append(claimed, good, good), own); !slices.Equal(got, []netip.AddrPort{good}) {
+		t.Errorf("bursts go to %v", got)
+	}
+	m := punchMessage{kind: punchAsk, nonce: 1}
+	for i := range 1000 {
+		m.at = append(m.at, netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 6783))
+	}
+	if got, ok := parsePunch(peer.ID{}, m.append(nil)); !ok || len(got.at) > path.MaxPunch {
+		t.Errorf("%d addresses of one appointment", len(got.at))
+	}
+	b := m.append(nil)
+	b[11] = 255
+	if _, ok := parsePunch(peer.ID{}, append(b, make([]byte, 255*punchAddress)...)); ok {
+		t.Error("255 addresses were read")
 	}
 }
 

@@ -50,7 +50,7 @@ func (n *node) runReach(ctx context.Context) error {
 		now := time.Now()
 		if !now.Before(look) {
 			if stats, err := n.link.stats(ctx); err == nil {
-				if ways(last) != ways(stats.Peers) {
+				if ways(last) != ways(stats.Peers) && !n.isSparse() { // there sessions come and go all the time
 					awake = now.Add(reachWake)
 				}
 				last = stats.Peers
@@ -84,7 +84,7 @@ func (n *node) runReach(ctx context.Context) error {
 
 // lookAround takes what the wire knows; it reports whether that was news, which others are then told.
 func (n *node) lookAround(now time.Time, stats []sleeve.PeerStats) bool {
-	if !n.reach.observe(now, stats, n.ownAddresses(), n.relays()) {
+	if !n.reach.observe(now, n.key.ID(), stats, n.ownAddresses(), n.relays()) {
 		return false
 	}
 	n.nudge()
@@ -148,9 +148,15 @@ func rttOf(stats []sleeve.PeerStats, id peer.ID) time.Duration {
 func (n *node) noteWhy(p *puncher, stats []sleeve.PeerStats) {
 	own, addrs := n.reach.show(time.Now()).nat, n.ownAddresses()
 	reasons, masked := map[peer.ID]string{}, map[peer.ID]bool{}
+	n.glue.linksMu.Lock()
+	before := n.glue.masked
+	n.glue.linksMu.Unlock()
 	for _, s := range stats {
 		for _, seen := range sights([]sleeve.PeerStats{s}) {
 			masked[s.ID] = !isOwn(addrs, seen.at.Addr())
+		}
+		if was, ok := before[s.ID]; ok && s.Asleep {
+			masked[s.ID] = was
 		}
 		if !detour(s) {
 			continue

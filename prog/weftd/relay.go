@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
@@ -71,7 +72,8 @@ func (n *node) relaysFor(to peer.Info) []peer.ID {
 		}
 	}
 	slices.SortFunc(options, func(a, b option) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.cost, b.cost), a.id.Compare(b.id))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.cost/relayNear, b.cost/relayNear),
+			cmp.Compare(spread(a.id, n.key.ID(), to.ID), spread(b.id, n.key.ID(), to.ID)))
 	})
 	var ids []peer.ID
 	for _, o := range options[:min(len(options), path.MaxRelays)] {
@@ -88,6 +90,20 @@ const (
 	relayAny
 	relayAway
 )
+
+// relayNear is by how much round trips by two relays may differ for either to do: then the load is spread over them. How
+// loaded one really is shows in the probes that go through it, by which the wire chooses among those listed here.
+const relayNear = 2 * time.Millisecond
+
+// spread orders relays as good as each other differently for each pair, and alike at both of its ends.
+func spread(relay peer.ID, pair ...peer.ID) uint64 {
+	slices.SortFunc(pair, peer.ID.Compare)
+	h := fnv.New64a()
+	for _, id := range append(pair, relay) {
+		_, _ = h.Write(id[:]) // never fails
+	}
+	return h.Sum64()
+}
 
 // relays are the members that carry for others and can be dialled, without this node.
 func (n *node) relays() map[peer.ID]peer.Info {
@@ -141,9 +157,14 @@ func (n *node) noDirect(info peer.Info) string {
 }
 
 // easierToDial compares a member with this node: positive when only it can be dialled, negative when only this node can.
-// Where nothing is known yet, private addresses on one side alone tell as much.
 func (n *node) easierToDial(m peer.Info) int {
 	own, _ := n.mesh.Peer(n.key.ID())
+	return easierThan(own, m)
+}
+
+// easierThan is positive when only m can be dialled, negative when only own can. Where nothing is known yet, private
+// addresses on one side alone tell as much.
+func easierThan(own, m peer.Info) int {
 	if len(own.Endpoints) == 0 || len(m.Endpoints) == 0 {
 		return 0 // just started: the two must not come to different ends, or both begin
 	}

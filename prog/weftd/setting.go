@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"weft/mesh/sparse"
 	"weft/plugin/docker"
 )
 
@@ -297,6 +298,41 @@ func Settings() []Setting {
 			get: func(c Config) string { return showAddr(c.RelayListen) },
 		},
 		{
+			Key: "sparse-above", Arg: "N",
+			Help: "members above which sessions are opened by traffic; give all the same (default " + strconv.Itoa(sparse.Everybody) + ")",
+			set: func(c *Config, v string) error {
+				n, err := strconv.Atoi(v)
+				if err != nil || n < 1 {
+					return want(v, "a positive number")
+				}
+				c.SparseAbove = n
+				return nil
+			},
+			get: func(c Config) string {
+				if c.SparseAbove == 0 {
+					return ""
+				}
+				return strconv.Itoa(c.SparseAbove)
+			},
+		},
+		{
+			Key: "sparse-idle", Arg: "DURATION", Help: "time without a packet after which such a session is closed (default 10m)",
+			set: func(c *Config, v string) error {
+				d, err := time.ParseDuration(v)
+				if err != nil || d < minSparseIdle {
+					return want(v, "a duration of "+minSparseIdle.String()+" or more, such as 10m")
+				}
+				c.SparseIdle = d
+				return nil
+			},
+			get: func(c Config) string {
+				if c.SparseIdle == 0 {
+					return ""
+				}
+				return c.SparseIdle.String()
+			},
+		},
+		{
 			Key: "docker", Help: "be a network plugin of the Docker on this machine, by " + docker.DefaultSocket,
 			set: setSwitch(func(c *Config) *bool { return &c.Docker }),
 			get: func(c Config) string { return showSwitch(c.Docker) },
@@ -337,6 +373,9 @@ func Settings() []Setting {
 		},
 	}
 }
+
+// minSparseIdle is longer than gossip leaves a healthy peer alone in a small cluster, and than sessions take to open.
+const minSparseIdle = 5 * time.Second
 
 // transportNames are the transports of this build, best first.
 func transportNames() []string {

@@ -191,6 +191,7 @@ func peerStatus(info peer.Info, r router.PeerStatus, blocks []netip.Prefix, now 
 	if r.Link.Up {
 		p.Path = control.PathDirect
 	}
+	p.Asleep = r.Link.Asleep
 	p.Reason = peerReason(info, r, len(blocks) > 0)
 	seen := info.LastSeen
 	if r.Link.LastSeen.After(seen) {

@@ -13,6 +13,9 @@ import (
 //	serving ── the ring has stopped the identity ──> wire stopped ── all but the ring ended ──> silent
 //	silent ── weft join TOKEN ──> a new node, which gives the pods addresses of its own
 //
+// Before that it has no tunnel to a voter that knows better: a voter is asked before a secret is agreed with it (pairs), and what
+// the former machine has agreed opens no tunnel any more when the later one has agreed.
+//
 // Pods keep their interfaces, and reach each other on this machine. A daemon that starts in this state stays silent.
 
 // attestEvery is how often another machine's start under this identity is looked for: a few hundred bytes to one voter.

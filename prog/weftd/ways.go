@@ -233,6 +233,8 @@ func ownWay(info peer.Info, p router.PeerStatus, owns bool) way {
 		mtu: cmp.Or(p.Link.MTU, p.MTU), reason: peerReason(info, p, owns),
 	}
 	switch {
+	case p.Link.Asleep:
+		w.state = control.EdgeUnknown
 	case !p.Link.Up:
 	case len(p.Link.Via) > 0:
 		w.state = control.EdgeRelayed

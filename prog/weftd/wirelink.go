@@ -40,6 +40,7 @@ type wirelink struct {
 	tunnels []router.Tunnel
 	local   []netip.Prefix
 	relay   *bool
+	sparse  *wire.Sparse
 	keys    map[[32]byte]peer.ID     // owners of sleeve keys, as the wire was told last
 	blocks  map[netip.Prefix]peer.ID // owners of blocks, likewise
 	liars   map[peer.ID]peer.ID      // members that were left out, and whose key they claim
@@ -125,6 +126,9 @@ func (l *wirelink) adopt(ctx context.Context, c *wire.Client) error {
 	var err error
 	if l.local != nil {
 		err = c.SetLocal(ctx, l.local)
+	}
+	if l.sparse != nil { // before the peers: see node.tellSparse
+		err = errors.Join(err, tellSparse(ctx, c, *l.sparse))
 	}
 	if l.peers != nil {
 		sessions := peer.Set{}

@@ -9,7 +9,7 @@ import (
 // What one address may cost by opening TCP connections. Members open a few a second; many of them may stand behind one NAT.
 const (
 	callRate   = 100  // connections a second from one address (/32, /64)
-	callBurst  = 400  // at once
+	callBurst  = 200  // at once
 	maxCallers = 4096 // addresses that are remembered
 )
 

@@ -96,6 +96,12 @@ func (c *Client) SetRelay(ctx context.Context, on bool) error {
 	return c.set(ctx, kindRelay, appendRelay(nil, on))
 }
 
+// SetSparse says whether sessions are opened by traffic: a wire that was not told has one with every peer. An older one
+// answers ErrUnsupported.
+func (c *Client) SetSparse(ctx context.Context, s Sparse) error {
+	return c.set(ctx, kindSparse, appendSparse(nil, s))
+}
+
 // Punch sends a burst of datagrams to addresses of a peer now and for 400 ms, while the peer does the same to ours. An
 // older wire answers ErrUnsupported.
 func (c *Client) Punch(ctx context.Context, to peer.ID, at []netip.AddrPort) error {

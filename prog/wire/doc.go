@@ -46,6 +46,7 @@
 //	tunnels  18  list                     -> reply
 //	local    19  list                     -> reply
 //	relay    22  on                       -> reply
+//	sparse   23  on, idle                 -> reply
 //	wg set   20  name, text               -> reply; text as in WireGuard's configuration protocol
 //	wg shut  21  name                     -> reply
 //	udp      32  + descriptors            -> reply

@@ -38,8 +38,9 @@ const (
 	kindDeviceOpen kind = 36
 	kindDeviceGet  kind = 65
 
-	kindRelay kind = 22
-	kindPunch kind = 50
+	kindRelay  kind = 22
+	kindSparse kind = 23
+	kindPunch  kind = 50
 )
 
 // Sizes of the protocol.

@@ -115,7 +115,8 @@ func appendPeers(dst []byte, peers []Peer) []byte {
 		}
 		b = tlv.AppendList(b, 4, secrets)
 		b = tlv.AppendList(b, 5, ids(p.Relays[:min(len(p.Relays), maxRelays)]))
-		items[i] = tlv.AppendList(b, 6, endpoints(p.TCP[:min(len(p.TCP), maxStreams)]))
+		b = tlv.AppendList(b, 6, endpoints(p.TCP[:min(len(p.TCP), maxStreams)]))
+		items[i] = tlv.AppendBool(b, 7, p.Pinned)
 	}
 	return tlv.AppendList(dst, 1, items)
 }
@@ -137,6 +138,7 @@ func parsePeers(b []byte) ([]Peer, error) {
 		}
 		p.Relays = parseIDs(r, 5, maxRelays)
 		p.TCP = parseEndpoints(r, 6, maxStreams)
+		p.Pinned = r.Bool(7)
 		return p
 	})
 }
@@ -186,6 +188,20 @@ func parseRelay(b []byte) (on bool, err error) {
 	}
 	on = r.Bool(1)
 	return on, r.Err()
+}
+
+func appendSparse(dst []byte, s Sparse) []byte {
+	dst = tlv.AppendBool(dst, 1, s.On)
+	return tlv.AppendUint64(dst, 2, uint64(max(0, s.Idle)))
+}
+
+func parseSparse(b []byte) (Sparse, error) {
+	r, err := reader(b)
+	if err != nil {
+		return Sparse{}, err
+	}
+	s := Sparse{On: r.Bool(1), Idle: time.Duration(r.Uint64(2) & (1<<63 - 1))}
+	return s, r.Err()
 }
 
 // punch asks for a burst to addresses of a peer.

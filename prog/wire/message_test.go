@@ -41,6 +41,7 @@ var codecs = []struct {
 	{"datagram", again(parseDatagram, appendDatagram)},
 	{"stats", again(parseStats, appendStats)},
 	{"failure", again(parseFailure, appendFailure)},
+	{"sparse", again(parseSparse, appendSparse)},
 }
 
 func again[T any](parse func([]byte) (T, error), add func([]byte, T) []byte) func([]byte) (any, []byte, error) {
@@ -60,12 +61,12 @@ func samples(t testing.TB) map[string][]byte {
 	link := router.Link{
 		Peer: peer.ID{1}, Up: true, Endpoint: endpoint, MTU: 1420, RTT: time.Millisecond, Loss: 0.25,
 		LastSeen: time.Unix(1700000000, 5), KeyAge: -1, RxBytes: 7, TxBytes: 8, Reason: "why",
-		Via: []peer.ID{{2}, {3}}, TCP: true,
+		Via: []peer.ID{{2}, {3}}, TCP: true, Asleep: true,
 	}
 	stats := sleeve.Stats{
 		Peers: []sleeve.PeerStats{{
 			ID: peer.ID{1}, Endpoint: endpoint, Cipher: "AES", RxPackets: 1, TxPackets: 2, Handshakes: 3,
-			LastSeen: time.Unix(5, 6), Drops: map[string]uint64{"replayed": 4}, Via: []peer.ID{{2}}, TCP: true, Observed: endpoint,
+			LastSeen: time.Unix(5, 6), Drops: map[string]uint64{"replayed": 4}, Via: []peer.ID{{2}}, TCP: true, Observed: endpoint, Asleep: true,
 			Paths: []sleeve.PathStats{
 				{Via: []peer.ID{{2}}, Active: true, State: path.Works, RTT: time.Second, Loss: 0.5, MTU: 1280},
 				{Endpoint: endpoint, TCP: true, State: path.Dead, Reason: "why not"},
@@ -90,7 +91,7 @@ func samples(t testing.TB) map[string][]byte {
 			{
 				ID: peer.ID{1}, NoisePublic: [32]byte{2}, Endpoints: []netip.AddrPort{endpoint},
 				Secrets: []psk.Secret{testSecret(t, 1), testSecret(t, 2)},
-				Relays:  []peer.ID{{3}, {4}}, TCP: []netip.AddrPort{endpoint},
+				Relays:  []peer.ID{{3}, {4}}, TCP: []netip.AddrPort{endpoint}, Pinned: true,
 			},
 			{ID: peer.ID{2}},
 		}),
@@ -104,6 +105,7 @@ func samples(t testing.TB) map[string][]byte {
 		"datagram": appendDatagram(nil, Datagram{peer.ID{1}, []byte("gossip")}),
 		"stats":    appendStats(nil, Stats{Stats: stats, Counters: Counters{1, 2, 3, 4, 5, 6, 7}}),
 		"failure":  appendFailure(nil, failure{codeFailed, "no"}),
+		"sparse":   appendSparse(nil, Sparse{On: true, Idle: time.Minute}),
 	}
 }
 

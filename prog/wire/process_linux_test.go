@@ -58,7 +58,7 @@ func mustEnsure(t testing.TB, o Options) *Client {
 	pid := c.Hello().PID
 	t.Cleanup(func() {
 		c.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := kill(ctx, pid, o.Socket); err != nil && processExists(pid) {
 			t.Errorf("clean up: %v", err)
@@ -92,10 +92,13 @@ func detach(t testing.TB, c *Client) {
 	eventually(t, "the wire notices that its controller left", func() bool { return count() > before })
 }
 
+// patience is for what a machine with nothing else to do does at once.
+const patience = 20 * time.Second
+
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for !ok() {
 		select {
 		case <-deadline:
@@ -109,7 +112,7 @@ func waitDone(t testing.TB, c *Client, want error) {
 	t.Helper()
 	select {
 	case <-c.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("Done did not fire")
 	}
 	if err := c.Err(); !errors.Is(err, want) {
@@ -252,7 +255,7 @@ func TestASilentWireIsReplaced(t *testing.T) {
 	if !processExists(pid) {
 		t.Error("who may not start a wire killed one")
 	}
-	o.Timeout = 10 * time.Second
+	o.Timeout = patience
 	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := Ensure(short, o); !errors.Is(err, context.DeadlineExceeded) {
@@ -261,7 +264,7 @@ func TestASilentWireIsReplaced(t *testing.T) {
 	if !processExists(pid) {
 		t.Error("an impatient caller killed a wire")
 	}
-	o.Timeout = time.Second
+	o.Timeout = 4 * time.Second // for the new one too
 	if c := mustEnsure(t, o); c.Hello().PID == pid || processExists(pid) {
 		t.Errorf("the stopped wire is still there; hello %+v", c.Hello())
 	}

@@ -57,8 +57,8 @@ func TestAWireCarriesForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a.waitUp(20 * time.Second)
-	b.waitUp(20 * time.Second)
+	a.waitUp()
+	b.waitUp()
 	talk(t, a, b)
 	stats, err := a.c.Stats(t.Context())
 	if err != nil {
@@ -119,8 +119,8 @@ func TestDatagramsTravelByTCP(t *testing.T) {
 	given[0].Close()
 	ln.Close()
 	a.attach() // neither has a UDP socket
-	a.waitUp(20 * time.Second)
-	b.waitUp(20 * time.Second)
+	a.waitUp()
+	b.waitUp()
 	talk(t, a, b)
 	for s, o := range map[*station]*station{a: b, b: a} {
 		links, err := s.c.Links(t.Context())

@@ -16,10 +16,10 @@ func (c *Client) Replace(ctx context.Context, id Identity) (*Client, error) {
 	c.mu.Lock()
 	desired := map[kind][]byte{kindIdentity: appendIdentity(nil, id)}
 	told := 0
-	for _, k := range []kind{kindPeers, kindTunnels, kindLocal, kindRelay} {
+	for _, k := range []kind{kindPeers, kindTunnels, kindLocal, kindRelay, kindSparse} {
 		if b, ok := c.desired[k]; ok {
 			desired[k] = b
-			if k != kindRelay { // an older wire could not be told
+			if k != kindRelay && k != kindSparse { // an older wire could not be told
 				told++
 			}
 		}
@@ -71,8 +71,11 @@ func (c *Client) succeed(ctx context.Context, old *Client, desired map[kind][]by
 	if err := errors.Join(set(kindIdentity), set(kindLocal)); err != nil {
 		return err
 	}
-	if _, told := desired[kindRelay]; told {
-		if err := set(kindRelay); err != nil {
+	for _, k := range []kind{kindRelay, kindSparse} {
+		if _, told := desired[k]; !told {
+			continue
+		}
+		if err := set(k); err != nil {
 			return err
 		}
 	}

@@ -37,6 +37,7 @@ type engine interface {
 	Send(to peer.ID, b []byte) error
 	SendForeign(run []byte, size int, to netip.AddrPort) error
 	SetRelay(on bool)
+	SetSparse(s sleeve.Sparse)
 	AddStream(conn net.Conn)
 	Punch(to peer.ID, endpoints []netip.AddrPort) error
 	Stats() sleeve.Stats
@@ -336,7 +337,7 @@ func (s *server) answer(c *conn, f frame) {
 		if p, err = parsePunch(f.body); err == nil {
 			err = s.engine.Punch(p.to, p.at)
 		}
-	case kindIdentity, kindPeers, kindTunnels, kindLocal, kindRelay, kindUDP, kindTCP, kindTUN:
+	case kindIdentity, kindPeers, kindTunnels, kindLocal, kindRelay, kindSparse, kindUDP, kindTCP, kindTUN:
 		taken := f.fds
 		f.fds = nil
 		err = s.wanted.set(c, f.kind, f.body, taken)
@@ -375,10 +376,10 @@ func (s *server) stats() Stats {
 	}}
 }
 
-// accept takes the connections of one TCP listener until the listener is closed.
-func (s *server) accept(ctx context.Context, ln *net.TCPListener) {
+// accept takes the connections of one TCP port until it is closed.
+func (s *server) accept(ctx context.Context, d *door) {
 	for {
-		tc, err := ln.AcceptTCP()
+		tc, err := d.accept(s.mayCall)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
@@ -387,11 +388,6 @@ func (s *server) accept(ctx context.Context, ln *net.TCPListener) {
 			if !pause(ctx) {
 				return
 			}
-			continue
-		}
-		if from, ok := tc.RemoteAddr().(*net.TCPAddr); ok && !s.callers.allow(from.AddrPort().Addr(), time.Now()) {
-			s.closed.Add(1)
-			tc.Close()
 			continue
 		}
 		if s.knocking.Add(1) > maxKnocking {
@@ -410,6 +406,15 @@ func (s *server) accept(ctx context.Context, ln *net.TCPListener) {
 			s.sort(ctx, tc, data)
 		})
 	}
+}
+
+// mayCall reports whether an address may open one more connection.
+func (s *server) mayCall(from netip.Addr) bool {
+	may := s.callers.allow(from, time.Now())
+	if !may {
+		s.closed.Add(1)
+	}
+	return may
 }
 
 // pass hands a connection to weftd, unless there is none or it does not keep up.

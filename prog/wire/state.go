@@ -16,6 +16,9 @@ type Identity = sleeve.Identity
 // Peer is the wanted state of one peer's session.
 type Peer = sleeve.Peer
 
+// Sparse says whether sessions are opened by traffic.
+type Sparse = sleeve.Sparse
+
 // TUN says which device's queues are handed to the wire, and how they were opened.
 type TUN struct {
 	Name    string

@@ -33,7 +33,8 @@ func appendStats(dst []byte, s Stats) []byte {
 		b = tlv.AppendList(b, 16, tally(p.Drops))
 		b = appendRoute(b, p.Via, p.TCP)
 		b = tlv.AppendAddrPort(b, 19, p.Observed)
-		items[i] = tlv.AppendList(b, 20, paths(p.Paths))
+		b = tlv.AppendList(b, 20, paths(p.Paths))
+		items[i] = tlv.AppendBool(b, 21, p.Asleep)
 	}
 	dst = tlv.AppendList(dst, 1, items)
 	dst = tlv.AppendList(dst, 2, tally(s.Drops))
@@ -58,8 +59,8 @@ func parseStats(b []byte) (Stats, error) {
 			ID: l.Peer, Up: l.Up, Endpoint: l.Endpoint, MTU: l.MTU, RTT: l.RTT, Loss: l.Loss, LastSeen: l.LastSeen,
 			KeyAge: l.KeyAge, RxBytes: l.RxBytes, TxBytes: l.TxBytes, Reason: l.Reason,
 			Cipher: r.String(12, maxString), RxPackets: r.Uint64(13), TxPackets: r.Uint64(14), Handshakes: r.Uint64(15),
-			Drops: parseTally(r, 16),
-			Via:   l.Via, TCP: l.TCP, Observed: r.AddrPort(19), Paths: parsePaths(r, 20),
+			Drops: parseTally(r, 16), Asleep: l.Asleep,
+			Via: l.Via, TCP: l.TCP, Observed: r.AddrPort(19), Paths: parsePaths(r, 20),
 		}
 	})
 	s.Drops = parseTally(r, 2)
@@ -160,6 +161,7 @@ func parseLink(r *tlv.Reader) router.Link {
 		Reason:   r.String(11, maxString),
 		Via:      parseIDs(r, 17, maxHops),
 		TCP:      r.Bool(18),
+		Asleep:   r.Bool(21),
 	}
 	r.Copy(1, l.Peer[:])
 	if r.Has(7) {
@@ -171,7 +173,7 @@ func parseLink(r *tlv.Reader) router.Link {
 func links(in []router.Link) [][]byte {
 	items := make([][]byte, len(in))
 	for i, l := range in {
-		items[i] = appendRoute(appendLink(nil, l), l.Via, l.TCP)
+		items[i] = tlv.AppendBool(appendRoute(appendLink(nil, l), l.Via, l.TCP), 21, l.Asleep)
 	}
 	return items
 }

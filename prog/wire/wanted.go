@@ -32,7 +32,7 @@ type wanted struct {
 	held       Held
 	udp, tcp   []int // copies for a successor; the engine and the listeners have their own
 	tun        []int
-	listeners  []*net.TCPListener
+	doors      []*door
 }
 
 func (w *wanted) init(s *server) {
@@ -106,6 +106,11 @@ func (w *wanted) state(k kind, body []byte) error {
 		if on, err = parseRelay(body); err == nil {
 			w.s.engine.SetRelay(on)
 		}
+	case kindSparse:
+		var s Sparse
+		if s, err = parseSparse(body); err == nil {
+			w.s.engine.SetSparse(s)
+		}
 	}
 	if err != nil {
 		delete(w.digests, k) // what the engine holds now is unknown: the next message must reach it
@@ -156,11 +161,11 @@ func (w *wanted) setUDP(fds []int) (changed bool, err error) {
 
 // setTCP takes listeners, unless the same addresses are held already.
 func (w *wanted) setTCP(fds []int) (changed bool, err error) {
-	var listeners []*net.TCPListener
+	var doors []*door
 	drop := func() {
 		closeFDs(fds)
-		for _, l := range listeners {
-			l.Close()
+		for _, d := range doors {
+			_ = d.Close()
 		}
 	}
 	var addrs []netip.AddrPort
@@ -176,7 +181,13 @@ func (w *wanted) setTCP(fds []int) (changed bool, err error) {
 			drop()
 			return false, errors.New("take listeners: one is not TCP")
 		}
-		listeners = append(listeners, l)
+		d, err := newDoor(l)
+		if err != nil {
+			l.Close()
+			drop()
+			return false, err
+		}
+		doors = append(doors, d)
 		addrs = append(addrs, l.Addr().(*net.TCPAddr).AddrPort())
 	}
 	if slices.Equal(addrs, w.held.TCP) {
@@ -184,9 +195,9 @@ func (w *wanted) setTCP(fds []int) (changed bool, err error) {
 		return false, nil
 	}
 	w.closeListeners()
-	w.tcp, w.held.TCP, w.listeners = fds, addrs, listeners
-	for _, l := range listeners {
-		w.s.tasks.Go(func() { w.s.accept(w.ctx, l) })
+	w.tcp, w.held.TCP, w.doors = fds, addrs, doors
+	for _, d := range doors {
+		w.s.tasks.Go(func() { w.s.accept(w.ctx, d) })
 	}
 	return true, nil
 }
@@ -291,9 +302,9 @@ func (w *wanted) close() {
 }
 
 func (w *wanted) closeListeners() {
-	for _, l := range w.listeners {
-		l.Close()
+	for _, d := range w.doors {
+		_ = d.Close()
 	}
 	closeFDs(w.tcp)
-	w.tcp, w.listeners = nil, nil
+	w.tcp, w.doors = nil, nil
 }
