@@ -49,7 +49,7 @@ var directions = []direction{
 	{"router/host/hosttest", []string{"router/host", "mesh/peer"}, "the fake stands in for host alone"},
 	{"router/pulse", []string{"router", "router/host", "mesh/peer", "crypto/..."}, "whether a tunnel works is asked by several transports"},
 	{"router/vxlan", []string{"router", "router/host", "router/pulse", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
-	{"router/sleeve", []string{"router", "router/host", "crypto/...", "mesh/peer", "mesh/path"}, "a transport knows its own tunnels only, and the sleeve the ways that they take (0019)"},
+	{"router/sleeve", []string{"router", "router/host", "crypto/...", "mesh/peer", "mesh/path", "mesh/sparse"}, "a transport knows its own tunnels only, and the sleeve the ways that they take (0019) and who is worth a session"},
 	{"router/wireguard", []string{"router", "router/host", "router/pulse", "crypto/...", "mesh/peer"}, "a transport knows its own tunnels only"},
 
 	{"prog/control", nil, "the command line and the container runtime link it, so it costs nothing"},

@@ -30,6 +30,8 @@ const (
 	closedPort  = 6799
 	openerCount = 16   // clients that open TCP connections at the same time
 	openerRate  = 2000 // connections a second of all of them
+	// A flood that lasts is measured, not its first moment, in which those who call too often are still given their due.
+	abuseLasts = time.Second
 )
 
 // assault is one kind of flood at a port of the victim.
@@ -68,7 +70,7 @@ func abuse(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 
 	rain := func(args ...string) func(context.Context, uint16) (func() (uint64, error), error) {
 		return func(_ context.Context, port uint16) (func() (uint64, error), error) {
-			all := append([]string{"rain", "-json", "-rate", strconv.Itoa(abuseRate), "-for", (bd.length + time.Second).String()}, args...)
+			all := append([]string{"rain", "-json", "-rate", strconv.Itoa(abuseRate), "-for", (bd.length + abuseLasts + time.Second).String()}, args...)
 			p := attacker.Command(bd.programs.Probe, append(all, netip.AddrPortFrom(victim, port).String())...).Quiet()
 			if err := p.Start(); err != nil {
 				return nil, err
@@ -124,6 +126,10 @@ func (bd *bed) underFlood(ctx context.Context, out io.Writer, c *contender, f as
 			wait, err := f.start(ctx, port)
 			if err != nil {
 				return err
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(abuseLasts):
 			}
 			s, err := bd.flows(c, 1, bd.length, qFlow, qFlowCPU, "")
 			n, werr := wait()

@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	pollEvery    = 30 * time.Millisecond
-	startTimeout = 60 * time.Second // for a daemon to come up, and for a cluster to be complete
+	pollFirst    = 30 * time.Millisecond // between two looks, a tenth of the time waited so far, and at most
+	pollLast     = 250 * time.Millisecond
+	startTimeout = 2 * time.Minute // for a daemon to come up, and for a cluster to be complete
 	stopTimeout  = 15 * time.Second
 )
 
@@ -158,7 +159,10 @@ func (m *Machine) JSON(into any, args ...string) error {
 }
 
 // Status is what the daemon says of itself.
-func (m *Machine) Status() (s control.Status, err error) { return s, m.JSON(&s, "status") }
+func (m *Machine) Status() (s control.Status, err error) {
+	err = m.JSON(&s, "status")
+	return s, err
+}
 
 // WaitFor waits until the status is as ok wants it; ok says why it is not.
 func (m *Machine) WaitFor(ctx context.Context, ok func(control.Status) error) (control.Status, error) {
@@ -247,9 +251,10 @@ func (p *Pod) Detach() error {
 	return err
 }
 
-// Poll calls f until it returns nil or ctx ends; then the error is the last one of f.
+// Poll calls f until it returns nil or ctx ends; then the error is the last one of f. The longer it waits the more seldom it
+// looks: each look of most callers is a process, and many stories that wait share one machine.
 func Poll(ctx context.Context, f func() error) error {
-	for {
+	for began := time.Now(); ; {
 		err := f()
 		var final stop
 		if err == nil || errors.As(err, &final) {
@@ -258,7 +263,7 @@ func Poll(ctx context.Context, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(pollEvery):
+		case <-time.After(min(max(pollFirst, time.Since(began)/10), pollLast)):
 		}
 	}
 }

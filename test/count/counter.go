@@ -31,14 +31,18 @@ type counter struct {
 	parent  map[key]bool
 	skips   map[string]int // reason -> how many
 	builds  map[string][]string
+	took    map[key]float64 // seconds, of tests without subtests
 }
+
+// slowest is how many tests the end of a stage names with their time.
+const slowest = 5
 
 type key struct{ pkg, test string }
 
 func newCounter(w io.Writer) *counter {
 	return &counter{
 		w: w, results: make(map[key]string), output: make(map[key][]string), parent: make(map[key]bool),
-		skips: make(map[string]int), builds: make(map[string][]string),
+		skips: make(map[string]int), builds: make(map[string][]string), took: make(map[key]float64),
 	}
 }
 
@@ -88,6 +92,7 @@ func (c *counter) take(e event) {
 
 func (c *counter) endTest(k key, e event) {
 	c.results[k] = e.Action
+	c.took[k] = e.Elapsed
 	switch e.Action {
 	case "fail":
 		c.show(k, fmt.Sprintf("%s %s", k.pkg, k.test))
@@ -121,14 +126,12 @@ func (c *counter) endPackage(e event) {
 	case "fail":
 		_, _ = fmt.Fprintf(c.w, "FAIL  %-32s %6.1f s\n", e.Package, e.Elapsed)
 		_, _ = io.WriteString(c.w, strings.Join(c.builds[cmp.Or(e.FailedBuild, e.Package)], ""))
-		for other := range c.results { // what was still running when the package died
-			if other.pkg == e.Package {
-				delete(c.output, other)
-			}
+		if len(c.output[k]) > 0 { // goroutines that were left, or who killed it
+			c.show(k, e.Package)
 		}
-		var died []key
+		var died []key // what was still running
 		for other := range c.output {
-			if other.pkg == e.Package {
+			if _, ended := c.results[other]; other.pkg == e.Package && !ended {
 				died = append(died, other)
 			}
 		}
@@ -172,8 +175,22 @@ func (c *counter) tally(stage string) tally {
 		}
 	}
 	slices.Sort(t.Names)
+	if named := c.longest(); named != "" {
+		_, _ = fmt.Fprintln(c.w, "slowest:", named)
+	}
 	for _, why := range slices.Sorted(maps.Keys(c.skips)) {
 		_, _ = fmt.Fprintf(c.w, "skipped %d: %s\n", c.skips[why], why)
 	}
 	return t
+}
+
+// longest names the tests that took most of the time.
+func (c *counter) longest() string {
+	tests := slices.DeleteFunc(slices.Collect(maps.Keys(c.took)), func(k key) bool { return c.parent[k] || c.took[k] < 1 })
+	slices.SortFunc(tests, func(a, b key) int { return cmp.Or(cmp.Compare(c.took[b], c.took[a]), cmp.Compare(a.test, b.test)) })
+	var words []string
+	for _, k := range tests[:min(len(tests), slowest)] {
+		words = append(words, fmt.Sprintf("%s %.0f s", k.test, c.took[k]))
+	}
+	return strings.Join(words, ", ")
 }

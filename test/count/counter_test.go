@@ -36,6 +36,10 @@ const run = `not json passes through
 {"Action":"pass","Package":"s","Test":"TestParent/child","Elapsed":0}
 {"Action":"fail","Package":"s","Test":"TestParent","Elapsed":0}
 {"Action":"fail","Package":"s","Elapsed":0}
+{"Action":"run","Package":"u","Test":"TestSlow"}
+{"Action":"pass","Package":"u","Test":"TestSlow","Elapsed":12.3}
+{"Action":"output","Package":"u","Output":"goleak: Errors on successful test run\n"}
+{"Action":"fail","Package":"u","Elapsed":12.4}
 `
 
 func TestCountsWhatHappened(t *testing.T) {
@@ -45,14 +49,15 @@ func TestCountsWhatHappened(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := c.tally("unit")
-	if got.Passed != 3 || got.Failed != 4 || got.Skipped != 1 {
+	if got.Passed != 4 || got.Failed != 5 || got.Skipped != 1 {
 		t.Errorf("%d passed, %d failed, %d skipped", got.Passed, got.Failed, got.Skipped)
 	}
-	if names := strings.Join(got.Names, "; "); names != "p TestTable/two; q; r; s TestParent" {
+	if names := strings.Join(got.Names, "; "); names != "p TestTable/two; q; r; s TestParent; u" {
 		t.Errorf("failed: %s", names)
 	}
 	for _, want := range []string{
 		"not json passes through\n", "two went wrong", "undefined: x", "panic: test timed out", "skipped 1: needs root", "FAIL  p ",
+		"goleak: Errors", "slowest: TestSlow 12 s\n",
 	} {
 		if !strings.Contains(screen.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, screen.String())

@@ -94,11 +94,11 @@ func TestFloodsAreBorne(t *testing.T) {
 		if grown > mayGrow {
 			t.Errorf("%s: data planes and daemons weigh %.0f MiB more than before", flood.name, grown)
 		}
-		s.must(pods[0].WaitPing(s.within(10*time.Second), pods[1].Addrs[0]))
+		s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 		if len(flood.drops) == 0 {
 			continue
 		}
-		s.must(cluster.Poll(s.within(10*time.Second), func() error {
+		s.must(cluster.Poll(s.within(patience), func() error {
 			now := s.metrics(s.b)
 			for _, kind := range flood.drops {
 				if now.Events("sleeve", "drop_"+kind, "peer_drop_"+kind) > before.Events("sleeve", "drop_"+kind, "peer_drop_"+kind) {
@@ -273,7 +273,7 @@ func TestFirstPacketsAreNotAmplified(t *testing.T) {
 		}
 		return nil
 	}))
-	s.must(s.a.WaitPing(s.within(10*time.Second), s.overlay(s.b)[0]))
+	s.must(s.a.WaitPing(s.within(patience), s.overlay(s.b)[0]))
 	watch.Stop()
 	s.must(watch.Err())
 	answered := 0

@@ -150,6 +150,7 @@ func (s *story) table(m *cluster.Machine) string {
 // Other programs' firewalls stand beside weft's: neither touches the other's rules, whoever comes first and whatever is loaded
 // anew, and pods' packets pass through all of it without loss.
 func TestOtherFirewallsStayAndDoNotDisturb(t *testing.T) {
+	t.Parallel() // it mostly waits
 	needs(t, "nftables iptables iproute2", "nft", "iptables-nft-restore", "iptables-legacy-restore", "ip")
 	s := tell(t)
 	s.machines = s.machines[:2]
@@ -157,10 +158,10 @@ func TestOtherFirewallsStayAndDoNotDisturb(t *testing.T) {
 	before := s.theirs(s.a)
 	s.form()
 	pods := s.pods()
-	s.must(pods[0].WaitPing(s.within(60*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(startPatience), pods[1].Addrs[0]))
 	s.connected(pods)
 	s.firewall(s.b) // after it
-	s.must(pods[0].WaitPing(s.within(60*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(startPatience), pods[1].Addrs[0]))
 	if now := s.theirs(s.a); now != before {
 		t.Errorf("weft changed what others have:\n%s", differing(before, now))
 	}
@@ -269,7 +270,7 @@ func TestPurgeLeavesTheMachineAsItWas(t *testing.T) {
 	s.by("vxlan")
 	s.connected(pods)
 	s.must(s.b.Type("client", "add", "laptop").Failure())
-	s.must(cluster.Poll(s.within(60*time.Second), func() error { // a portrait that shows them would show what is left of them, too
+	s.must(cluster.Poll(s.within(startPatience), func() error { // a portrait that shows them would show what is left of them, too
 		during := s.portrait(s.b)
 		for _, want := range []string{"weft-vx:", "weft-vx6:", "weft-wu:", "weft-sl:", "wf-clients:", "table inet weft", "chain WEFT"} {
 			if !strings.Contains(during, want) {
@@ -279,7 +280,7 @@ func TestPurgeLeavesTheMachineAsItWas(t *testing.T) {
 		return nil
 	}))
 	s.must(s.b.Kill()) // a life with a crash in it
-	s.must(s.b.KillWire(s.within(10 * time.Second)))
+	s.must(s.b.KillWire(s.within(patience)))
 	s.must(s.b.Up(trust...))
 	s.whole()
 	s.must(pods[1].Detach())

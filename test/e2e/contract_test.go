@@ -31,6 +31,7 @@ const (
 
 // Every command does what it says, exits as it should, prints results on stdout and words on stderr.
 func TestCommandLineContract(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	away := s.site("away") // where no daemon runs
 	token := s.founded()

@@ -17,6 +17,7 @@ const maxPoints = 80
 // The joiner is killed before each thing that it makes last, and started again: it gets in, with one use of its token, and
 // nothing is given twice.
 func TestJoinerKilledAtEachStep(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	s.form()
@@ -49,6 +50,7 @@ func TestJoinerKilledAtEachStep(t *testing.T) {
 // The sponsor, who is also the one that lends space, is killed before each thing that it makes last while it admits a
 // machine, and started again: the machine gets in, and nothing is given twice.
 func TestSponsorKilledAtEachStep(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	s.form()
@@ -70,7 +72,7 @@ func TestSponsorKilledAtEachStep(t *testing.T) {
 		}
 		began := time.Now()
 		for _, m := range []*cluster.Machine{s.a, s.b, s.c} {
-			if _, err = m.WaitReady(s.within(40*time.Second), 3); err != nil {
+			if _, err = m.WaitReady(s.within(startPatience), 3); err != nil {
 				t.Fatalf("killed before point %d: %v", n, err)
 			}
 		}
@@ -91,6 +93,7 @@ func TestSponsorKilledAtEachStep(t *testing.T) {
 // The daemon is killed before each thing that it makes last, and each message to the kernel, while it attaches a pod, and
 // started again: the pod is attached once, with one address, and talks.
 func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	s.form()
@@ -122,7 +125,7 @@ func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
 		if now := fmt.Sprint(p.Addrs); now != once {
 			t.Errorf("killed before point %d: %s had %s and has %s", n, p, once, now)
 		}
-		if err := p.WaitPing(s.within(5*time.Second), far.Addrs[0]); err != nil {
+		if err := p.WaitPing(s.within(patience), far.Addrs[0]); err != nil {
 			t.Errorf("killed before point %d: %v", n, err)
 		}
 		s.distinct()
@@ -161,23 +164,28 @@ func (s *story) endOrReady(m *cluster.Machine, trap *cluster.Trap) (killed bool)
 	return killed
 }
 
-// used checks how often a token was used.
+// used waits until a machine knows how often a token was used, and checks that it was not more.
 func (s *story) used(m *cluster.Machine, id string, want int) {
 	s.Helper()
-	var list control.Tokens
-	s.must(m.JSON(&list, "token", "list"))
-	for _, k := range list.Tokens {
-		if k.ID == id && k.Used != want {
-			s.Errorf("token %s was used %d times, want %d", id, k.Used, want)
+	s.must(cluster.Poll(s.within(patience), func() error {
+		var list control.Tokens
+		if err := m.JSON(&list, "token", "list"); err != nil {
+			return err
 		}
-	}
+		for _, k := range list.Tokens {
+			if k.ID == id && k.Used != want {
+				return fmt.Errorf("token %s was used %d times, want %d", id, k.Used, want)
+			}
+		}
+		return nil
+	}))
 }
 
 // oneRing waits until machines agree who owns what, and checks that no block overlaps another.
 func (s *story) oneRing(machines ...*cluster.Machine) {
 	s.Helper()
 	var blocks []control.Block
-	s.must(cluster.Poll(s.within(15*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		var first string
 		for i, m := range machines {
 			var ring control.Ring

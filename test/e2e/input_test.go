@@ -18,7 +18,7 @@ func (s *story) givesUp(m *cluster.Machine, code int, words ...string) {
 	s.Helper()
 	select {
 	case <-m.Daemon.Done():
-	case <-time.After(15 * time.Second):
+	case <-time.After(patience):
 		s.Errorf("the daemon on %s did not give up; want %q", m, words)
 		m.Daemon.Kill()
 		return
@@ -38,6 +38,7 @@ func (s *story) givesUp(m *cluster.Machine, code int, words ...string) {
 
 // What cannot work is refused at the start, with the reason and what to type.
 func TestBadInputIsRefusedInWords(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	m := s.a
 
@@ -78,13 +79,13 @@ func TestBadInputIsRefusedInWords(t *testing.T) {
 
 	// Two daemons on one state.
 	s.must(m.Up("--init"))
-	_, err = m.WaitReady(s.within(15*time.Second), 1)
+	_, err = m.WaitReady(s.within(patience), 1)
 	s.must(err)
 	first := m.Daemon
 	s.must(m.Up())
 	s.givesUp(m, control.ExitFailed, "already running", "--state")
 	m.Daemon = first
-	_, err = m.WaitReady(s.within(5*time.Second), 1)
+	_, err = m.WaitReady(s.within(patience), 1)
 	s.must(err)
 
 	// Without the rights.
@@ -98,6 +99,7 @@ func TestBadInputIsRefusedInWords(t *testing.T) {
 
 // A joiner that already uses the cluster's addresses is refused, and its admission is not lost.
 func TestJoinerWithAnOverlap(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	token := s.founded("--pool", "10.32.0.0/12")
@@ -123,6 +125,7 @@ func TestJoinerWithAnOverlap(t *testing.T) {
 
 // Machines without IPv6 work, over IPv4 alone, and say so.
 func TestKernelWithoutIPv6(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	for _, k := range []string{"all", "default"} {
@@ -130,8 +133,8 @@ func TestKernelWithoutIPv6(t *testing.T) {
 	}
 	s.form()
 	pods := s.pods()
-	s.must(pods[0].WaitPing(s.within(10*time.Second), pods[1].Addrs[0]))
-	s.must(pods[1].WaitPing(s.within(10*time.Second), pods[0].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
+	s.must(pods[1].WaitPing(s.within(patience), pods[0].Addrs[0]))
 	if len(pods[1].Addrs) != 1 {
 		t.Errorf("a pod there has %v", pods[1].Addrs)
 	}
@@ -144,6 +147,7 @@ func TestKernelWithoutIPv6(t *testing.T) {
 
 // A machine without /dev/net/tun starts, says what it lacks, and serves its own pods.
 func TestNoTunDevice(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	token := s.founded()

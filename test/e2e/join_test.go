@@ -3,13 +3,13 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"weft/prog/control"
 )
 
 // Three machines, and the two that join start before the founder's port answers them.
 func TestMachinesJoinInAnyOrder(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	token := s.form()
 	pods := s.pods()
@@ -35,7 +35,7 @@ func TestQuorumDecidesWhoJoins(t *testing.T) {
 
 	s.must(s.a.Kill())
 	s.must(s.c.Up())
-	_, err = s.c.WaitFor(s.within(10*time.Second), waiting)
+	_, err = s.c.WaitFor(s.within(patience), waiting)
 	s.must(err)
 	_, err = s.c.CLI("join", token)
 	s.refused(err, "a", "voting members")
@@ -53,7 +53,7 @@ func TestQuorumDecidesWhoJoins(t *testing.T) {
 	token, err = s.c.CLI("token", "create")
 	s.must(err)
 	s.must(d.Up("--join", token))
-	_, err = d.WaitReady(s.within(60*time.Second), 3)
+	_, err = d.WaitReady(s.within(startPatience), 3)
 	s.must(err)
 }
 

@@ -103,10 +103,10 @@ func TestNoTransportLeaks(t *testing.T) {
 			s.must(s.a.Up(w.args...))
 			s.whole()
 		})
-		step("wire killed", func() { s.must(s.b.KillWire(s.within(10 * time.Second))) })
+		step("wire killed", func() { s.must(s.b.KillWire(s.within(patience))) })
 		step("daemon and wire killed: new secrets, new sessions", func() {
 			s.must(s.b.Kill())
-			s.must(s.b.KillWire(s.within(10 * time.Second)))
+			s.must(s.b.KillWire(s.within(patience)))
 			s.must(s.b.Up(w.args...))
 			s.whole()
 		})
@@ -129,7 +129,7 @@ func TestNoTransportLeaks(t *testing.T) {
 			flood := pods[0].Command(programs.Probe, "flood", "-rate", "1000", "-for", "1m", world[0].String()).Quiet()
 			s.must(flood.Start())
 			defer flood.Kill()
-			s.must(pods[0].WaitPing(s.within(10*time.Second), world[0]))
+			s.must(pods[0].WaitPing(s.within(patience), world[0]))
 			flushed = time.Now()
 			if n := s.a.DeleteTables(); n == 0 {
 				s.Error("there was no table")
@@ -141,7 +141,7 @@ func TestNoTransportLeaks(t *testing.T) {
 				return nil
 			}))
 			// What is answered from the world was masqueraded.
-			s.must(pods[0].WaitPing(s.within(10*time.Second), world[0]))
+			s.must(pods[0].WaitPing(s.within(patience), world[0]))
 		})
 		quiet()
 		for _, c := range []netlab.Captures{to, from} {

@@ -22,6 +22,7 @@ var (
 // Captures on every cable see no packet with a pod's address in clear, whatever happens to daemons, data planes, paths and
 // to what they keep in the kernel, while pods never stop talking.
 func TestNothingLeavesInClear(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	watch := s.watch(pool4, pool6)
 	s.form("--pool", pool4.String(), "--pool6", pool6.String())
@@ -42,15 +43,16 @@ func TestNothingLeavesInClear(t *testing.T) {
 		s.must(s.a.Kill())
 		s.must(s.a.Up())
 	})
-	step("wire killed", func() { s.must(s.b.KillWire(s.within(5 * time.Second))) })
+	step("wire killed", func() { s.must(s.b.KillWire(s.within(patience))) })
 	step("daemon and wire killed", func() {
 		s.must(s.c.Kill())
-		s.must(s.c.KillWire(s.within(5 * time.Second)))
+		s.must(s.c.KillWire(s.within(patience)))
 		s.unanswered(pods[0], pods[2])
 		s.must(s.c.Up())
 	})
 	step("path lost", func() {
-		cut := s.sites.Router.BlockUDP(6783)
+		// TCP too, which carries tunnels where UDP does not pass.
+		cut := s.sites.Router.Drop(netlab.Drop{Proto: "udp", Port: 6783}, netlab.Drop{Proto: "tcp", Port: 6783})
 		_, err := s.a.WaitFor(s.within(20*time.Second), unreached(2))
 		s.must(err)
 		s.unanswered(pods[0], pods[1])
@@ -80,7 +82,7 @@ func TestNothingLeavesInClear(t *testing.T) {
 		if n := s.a.DeleteTables(); n == 0 {
 			t.Error("there was no table")
 		}
-		s.must(cluster.Poll(s.within(15*time.Second), func() error {
+		s.must(cluster.Poll(s.within(patience), func() error {
 			if len(s.a.Tables()) == 0 {
 				return fmt.Errorf("the table is not back on %s", s.a)
 			}
@@ -93,6 +95,7 @@ func TestNothingLeavesInClear(t *testing.T) {
 
 // The sleeve's device is removed by hand: it comes back, and nothing leaves in clear meanwhile.
 func TestSleeveDeviceDeletedByHandComesBack(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	watch := s.watch(pool4, pool6)
@@ -112,6 +115,7 @@ func TestSleeveDeviceDeletedByHandComesBack(t *testing.T) {
 // The captures that found nothing do find a leak: what a route around the tunnel lets out once nobody guards it, and what
 // is sent in clear between the machines.
 func TestPlantedLeakIsCaught(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	s.form("--pool", pool4.String(), "--pool6", pool6.String())
@@ -123,7 +127,7 @@ func TestPlantedLeakIsCaught(t *testing.T) {
 	guarded := s.watch(pool4, pool6)
 	around()
 	s.unanswered(pods[0], pods[1])
-	s.must(s.a.WaitPing(s.within(5*time.Second), s.b.Addr4()))
+	s.must(s.a.WaitPing(s.within(patience), s.b.Addr4()))
 	s.sealed(guarded)
 
 	watch := s.watch(pool4, pool6)
@@ -131,12 +135,12 @@ func TestPlantedLeakIsCaught(t *testing.T) {
 	around()
 	s.a.DeleteTables()
 	s.unanswered(pods[0], pods[1])
-	s.must(watch[0].WaitFor(s.within(5*time.Second), 1))
+	s.must(watch[0].WaitFor(s.within(patience), 1))
 
 	inside := netlab.UDPPacket(netip.AddrPortFrom(pods[0].Addrs[0], 1), netip.AddrPortFrom(to, 2), []byte("in clear"))
 	vxlan := append(append([]byte{8, 0, 0, 0, 0, 0, 1, 0}, make([]byte, 12)...), 8, 0)
 	s.must(s.sites.Router.SendUDP(s.a.AddrPort4(6785), s.b.AddrPort4(6785), append(vxlan, inside...)))
-	s.must(watch[1].WaitFor(s.within(5*time.Second), 1))
+	s.must(watch[1].WaitFor(s.within(patience), 1))
 	watch.Stop()
 	s.must(watch.Err())
 }

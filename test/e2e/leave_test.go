@@ -41,7 +41,7 @@ func TestVotesLeaveWithTheirMembers(t *testing.T) {
 	s.whole()
 	s.must(s.b.Type("leave").Failure())
 	s.must(s.a.Type("leave").Failure())
-	s.must(cluster.Poll(s.within(10*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		select {
 		case <-s.a.Daemon.Done():
 			return nil

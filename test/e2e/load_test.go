@@ -82,7 +82,7 @@ func TestNothingLeaksWhenKilledUnderLoad(t *testing.T) {
 	})
 	host := s.hostAddress(s.a)
 	for _, p := range pods {
-		s.try(p.WaitPing(s.within(10*time.Second), host))
+		s.try(p.WaitPing(s.within(patience), host))
 	}
 	s.inParallel(pods, func(p *cluster.Pod) bool { s.try(p.Detach()); return false })
 	s.must(cluster.Poll(s.within(20*time.Second), func() error {
@@ -98,6 +98,7 @@ func TestNothingLeaksWhenKilledUnderLoad(t *testing.T) {
 // A daemon that is killed right after it has answered a detach leaves a link; the next one deletes it, and gives its address
 // to nobody before.
 func TestLinksOfFormerPodsGoAtTheStart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:1]
 	args := []string{"--pool", "10.9.0.0/26", "--address-rest", "1s"}
@@ -121,7 +122,7 @@ func TestLinksOfFormerPodsGoAtTheStart(t *testing.T) {
 		}
 		return nil
 	}))
-	s.must(pods[5].WaitPing(s.within(10*time.Second), s.hostAddress(s.a)))
+	s.must(pods[5].WaitPing(s.within(patience), s.hostAddress(s.a)))
 	s.must(pods[5].Detach())
 	s.must(cluster.Poll(s.within(20*time.Second), func() error {
 		if now := s.ours(); now != clean {

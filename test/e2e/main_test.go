@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,8 +24,26 @@ const programsEnv = "WEFT_E2E_PROGRAMS"
 // programs are built once for all stories.
 var programs cluster.Programs
 
+const (
+	// atOnce is how many stories are told beside each other: most of them wait most of the time. Those without t.Parallel
+	// count lost packets, or press hard, and have the machine for themselves.
+	atOnce = 3
+
+	// patience is for what takes a moment on a machine that has nothing else to do, startPatience for what takes seconds.
+	patience      = 30 * time.Second
+	startPatience = 2 * time.Minute
+)
+
 func TestMain(m *testing.M) {
 	cluster.SpringTrap()
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
+			panic(err)
+		}
+	}
 	os.Exit(func() int {
 		if netlab.Supported() == nil {
 			dir := os.Getenv(programsEnv)
@@ -105,9 +125,9 @@ func (s *story) form(args ...string) (token string) {
 func (s *story) whole() {
 	s.Helper()
 	for _, m := range s.machines {
-		_, err := m.WaitReady(s.within(60*time.Second), len(s.machines))
+		_, err := m.WaitReady(s.within(startPatience), len(s.machines))
 		s.must(err)
-		_, err = m.WaitTunnels(s.within(60*time.Second), len(s.machines)-1)
+		_, err = m.WaitTunnels(s.within(startPatience), len(s.machines)-1)
 		s.must(err)
 	}
 }
@@ -131,7 +151,7 @@ func (s *story) connected(pods []*cluster.Pod) {
 		for _, q := range pods {
 			for _, addr := range q.Addrs {
 				if p != q {
-					s.must(p.WaitPing(s.within(10*time.Second), addr))
+					s.must(p.WaitPing(s.within(patience), addr))
 				}
 			}
 		}

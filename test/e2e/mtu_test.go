@@ -28,7 +28,7 @@ func TestPathsShrinkUnderAStream(t *testing.T) {
 		s.flows(tr, 4<<20)
 		s.flows(six, 4<<20)
 		sizes := []int{1400, 1280}
-		if w.name != "vxlan" { // the others do not cut their own packets yet where the path is too small for the smallest MTU inside
+		if w.name != "vxlan" && w.name != "sleeve" { // the others cannot cut what is too large for the path
 			sizes = sizes[:1]
 		}
 		for _, size := range sizes {

@@ -12,9 +12,6 @@ import (
 	"weft/test/netlab"
 )
 
-// startPatience is for what takes seconds on a machine that has nothing else to do.
-const startPatience = 60 * time.Second
-
 // walk is a cluster of homes around the internet: machines[0] is the founder.
 type walk struct {
 	*story
@@ -163,7 +160,7 @@ func TestNoRelayCarriesNothing(t *testing.T) {
 		w.must(m.Up("--join", token))
 	}
 	for i, m := range w.machines {
-		_, err := m.WaitTunnels(w.within(60*time.Second), []int{2, 1, 1}[i])
+		_, err := m.WaitTunnels(w.within(startPatience), []int{2, 1, 1}[i])
 		w.must(err)
 	}
 	w.awaitPath(a, "b", control.PathNone, "", 5*time.Second)
@@ -195,7 +192,7 @@ func TestRelayIsLost(t *testing.T) {
 	lost.Link.Down()
 	_, text := flood()
 	t.Logf("%s, which carried the packets, was lost: %s", via, text)
-	w.must(pods[2].WaitPing(w.within(10*time.Second), pods[3].Addrs[0]))
+	w.must(pods[2].WaitPing(w.within(patience), pods[3].Addrs[0]))
 	if now := w.awaitPath(a, "b", control.PathRelay, "", 10*time.Second).Via; slices.Equal(now, []string{via}) {
 		t.Errorf("it is still %v", now)
 	}

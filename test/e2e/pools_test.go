@@ -15,6 +15,7 @@ import (
 // Two pools of different sizes are one space: a machine that has used up what it had of the one goes on with the other, pods
 // of both reach each other, and none of it shows in clear.
 func TestTwoPoolsOfDifferentSizes(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	small, large := netip.MustParsePrefix("10.9.0.0/28"), netip.MustParsePrefix("172.24.0.0/20")
 	watched := s.watch(small, large)
@@ -51,6 +52,7 @@ func TestTwoPoolsOfDifferentSizes(t *testing.T) {
 // A cluster of IPv6 alone: each machine has a range of networks of its own, pods have one address, nothing shows in clear, and
 // a machine that speaks no IPv6 is told why it cannot take part.
 func TestIPv6Alone(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	pool := netip.MustParsePrefix("fd77:1:2::/48")
 	watched := s.watch(pool)
@@ -85,9 +87,9 @@ func TestIPv6Alone(t *testing.T) {
 
 	// The daemon's death changes nothing, and its addresses are the same afterwards.
 	s.must(s.b.Kill())
-	s.must(pods[0].WaitPing(s.within(5*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	s.must(s.b.Up())
-	_, err = s.b.WaitReady(s.within(60*time.Second), 3)
+	_, err = s.b.WaitReady(s.within(startPatience), 3)
 	s.must(err)
 	was := pods[1].Addrs[0]
 	s.must(pods[1].Attach())
@@ -109,6 +111,7 @@ func TestIPv6Alone(t *testing.T) {
 
 // A cluster without IPv6 gives pods one address and leaves the IPv6 of the machine as it is.
 func TestIPv4Alone(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	s.form("--pool", "10.9.0.0/16", "--pool6", "none")
@@ -131,6 +134,7 @@ func TestIPv4Alone(t *testing.T) {
 // Of fourteen addresses two machines have enough for a few pods. When they are used up whoever asks is told at once, both
 // machines stay what they are, and a third one says what it waits for.
 func TestATinyUniverse(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	r := s.a.Type("init", "--pool", "10.9.0.0/28", "--expect-nodes", "3")
 	if want := "pool 10.9.0.0/28 is too small for 3 nodes"; r.Code == 0 || !strings.Contains(r.Words(), want) {
@@ -152,11 +156,13 @@ func TestATinyUniverse(t *testing.T) {
 		if r.Code == 0 || !strings.Contains(r.Words(), "no peer can lend in 10.9.0.0/28: 1 full") {
 			t.Errorf("%s says after %s: exit %d, %s", m, took, r.Code, r.Words())
 		}
-		st, err := m.Status()
+		_, err := m.WaitFor(s.within(patience), func(st control.Status) error {
+			if st.Node.State != control.NodeReady || st.IPAM.Free != 0 || !strings.Contains(st.Node.Reason, "1 full") {
+				return fmt.Errorf("%s, which has no address left, is %s: %s", m, st.Node.State, st.Node.Reason)
+			}
+			return nil
+		})
 		s.must(err)
-		if st.Node.State != control.NodeReady || st.IPAM.Free != 0 || !strings.Contains(st.Node.Reason, "1 full") {
-			t.Errorf("%s, which has no address left, is %s: %s", m, st.Node.State, st.Node.Reason)
-		}
 	}
 	s.connected(pods)
 	s.must(c.Up("--join", token))

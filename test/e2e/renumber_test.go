@@ -33,11 +33,11 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 	twice := pods[2].Addrs[0]
 
 	s.must(s.c.Kill())
-	s.must(s.c.KillWire(s.within(5 * time.Second)))
+	s.must(s.c.KillWire(s.within(patience)))
 	cut := s.lab.Partition(s.sites.Hosts()[:2], s.sites.Hosts()[2:])
 	down := time.Now()
 	s.must(s.c.Up(after...))
-	_, err = s.c.WaitFor(s.within(60*time.Second), func(st control.Status) error {
+	_, err = s.c.WaitFor(s.within(startPatience), func(st control.Status) error {
 		if st.IPAM.State != control.IPAMUnconfirmed {
 			return fmt.Errorf("it is %s: %s", st.IPAM.State, st.IPAM.Reason)
 		}
@@ -46,12 +46,12 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 	s.must(err)
 	late, err := s.c.Attach("late") // it has blocks, so its pods need not wait for anybody
 	s.must(err)
-	s.must(late.WaitPing(s.within(5*time.Second), twice))
+	s.must(late.WaitPing(s.within(patience), twice))
 
 	var heir *cluster.Pod
 	heirs := []*cluster.Pod{{Host: s.a.Pod("heir"), Machine: s.a}, {Host: s.b.Pod("heir"), Machine: s.b}}
 	for _, m := range []*cluster.Machine{s.a, s.b} {
-		_, err := m.WaitFor(s.within(60*time.Second), removedPeer(before.Node.ID, "silence"))
+		_, err := m.WaitFor(s.within(startPatience), removedPeer(before.Node.ID, "silence"))
 		s.must(err)
 	}
 	t.Logf("c is removed %.1f s after it was cut off", time.Since(down).Seconds())
@@ -69,7 +69,7 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 		from = pods[0]
 	}
 	s.must(from.WaitPing(s.within(30*time.Second), twice))
-	s.must(late.WaitPing(s.within(5*time.Second), twice)) // each side has its own
+	s.must(late.WaitPing(s.within(patience), twice)) // each side has its own
 	t.Logf("%s is a pod's on %s and another one's on c, %.1f s after c was cut off", twice, heir.Machine, time.Since(down).Seconds())
 
 	// Whatever is sent to the address after the contact arrives at the heir, and what the other one sends from it nowhere.
@@ -82,12 +82,12 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 	heard := from.Capture("eth0", netlab.CaptureOptions{Keep: 4, Match: func(p *netlab.Packet) bool { return !p.Out && netlab.Contains(impostor)(p) }})
 	send := s.repeat(from, marker, netip.AddrPortFrom(twice, 9))
 	forge := s.repeat(pods[2], impostor, netip.AddrPortFrom(from.Addrs[0], 9))
-	s.must(right.WaitFor(s.within(5*time.Second), 20))
+	s.must(right.WaitFor(s.within(patience), 20))
 
 	contact := time.Now()
 	cut.Heal()
 	var renumbered time.Duration
-	s.must(cluster.Poll(s.within(60*time.Second), func() error {
+	s.must(cluster.Poll(s.within(startPatience), func() error {
 		for _, p := range []*cluster.Pod{pods[2], special, late} {
 			now, err := onInterface(p)
 			if err != nil {
@@ -133,9 +133,9 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 	s.sealed(watch)
 }
 
-// The disk of a machine is copied to another one, and both are started while they are cut off: two of one identity, neither
-// confirmed, which give the same address to a pod each. Whoever is back first is believed. The other one finds out within 10 s of
-// its contact, says so and is silent; from then on all that is sent to the address arrives at one of the two pods alone. With a
+// The disk of a machine is copied to another one, and both are started while they are cut off, the copy twice: two of one identity,
+// neither confirmed, which give the same address to a pod each. The one that was started last is believed, whoever is heard first.
+// The other one finds out within 10 s of its contact, says so and is silent; from then on all that is sent to the address arrives at one of the two pods alone. With a
 // token it becomes a node of its own, and its pods get addresses of their own.
 func TestCopiedDisk(t *testing.T) {
 	t.Parallel() // it mostly waits
@@ -147,21 +147,27 @@ func TestCopiedDisk(t *testing.T) {
 	three := s.sites.Hosts()
 	d := s.site("d")
 	s.must(s.c.Kill())
-	s.must(s.c.KillWire(s.within(5 * time.Second)))
+	s.must(s.c.KillWire(s.within(patience)))
 	s.must(exec.CommandContext(t.Context(), "cp", "-a", s.c.State()+"/.", d.State()).Run())
 	cutC, cutD := s.lab.Partition(three[:2], three[2:]), s.lab.Partition(three, []*netlab.Host{d.Host})
 	var twins []*cluster.Pod
 	for _, m := range []*cluster.Machine{s.c, d} {
 		s.must(m.Up())
 	}
-	for _, m := range []*cluster.Machine{s.c, d} {
-		_, err := m.WaitFor(s.within(60*time.Second), func(st control.Status) error {
+	unconfirmed := func(m *cluster.Machine) {
+		_, err := m.WaitFor(s.within(startPatience), func(st control.Status) error {
 			if st.IPAM.State != control.IPAMUnconfirmed {
 				return fmt.Errorf("it is %s: %s", st.IPAM.State, st.IPAM.Reason)
 			}
 			return nil
 		})
 		s.must(err)
+	}
+	unconfirmed(d)
+	s.must(d.Kill())
+	s.must(d.Up())
+	for _, m := range []*cluster.Machine{s.c, d} {
+		unconfirmed(m)
 		p, err := m.Attach("twin")
 		s.must(err)
 		twins = append(twins, p)
@@ -178,25 +184,25 @@ func TestCopiedDisk(t *testing.T) {
 	right := twins[1].Capture("eth0", netlab.CaptureOptions{Keep: 1, Match: to})
 	wrong := netlab.Captures{twins[0].Capture("eth0", netlab.CaptureOptions{Keep: 4, Match: to})}
 	send := s.repeat(pods[0], []byte("for one alone"), netip.AddrPortFrom(twice, 9))
-	s.must(right.WaitFor(s.within(5*time.Second), 20))
+	s.must(right.WaitFor(s.within(patience), 20))
 
 	contact := time.Now()
 	cutC.Heal()
-	_, err := s.c.WaitFor(s.within(60*time.Second), func(st control.Status) error {
+	_, err := s.c.WaitFor(s.within(startPatience), func(st control.Status) error {
 		if st.Node.State != control.NodeWaiting || !strings.Contains(st.Node.Reason, "its disk was set back or copied") {
 			return fmt.Errorf("it is %s: %s", st.Node.State, st.Node.Reason)
 		}
 		return nil
 	})
 	s.must(err)
-	s.must(cluster.Poll(s.within(60*time.Second), func() error {
+	s.must(cluster.Poll(s.within(startPatience), func() error {
 		if pid := s.c.Wire(); pid != 0 {
 			return fmt.Errorf("a wire runs on c, process %d", pid)
 		}
 		return nil
 	}))
 	silent := time.Since(contact)
-	astray := wrong.Count() // until then the tunnel may have led to either
+	astray := wrong.Count() // a member that was too busy to say what it knew may have led to the former one until then
 	s.refused(s.c.Type("ip", "claim").Failure(), "weft join TOKEN")
 	// It stays so over a restart.
 	s.must(s.c.Kill())
@@ -208,8 +214,8 @@ func TestCopiedDisk(t *testing.T) {
 	}
 
 	joined := time.Now()
-	s.must(s.c.Type("join", token).Failure())
-	s.must(cluster.Poll(s.within(60*time.Second), func() error {
+	s.must(cluster.Poll(s.within(startPatience), func() error { return s.c.Type("join", token).Failure() }))
+	s.must(cluster.Poll(s.within(startPatience), func() error {
 		now, err := onInterface(twins[0])
 		if err == nil && (len(now) == 0 || now[0] == twice) {
 			err = fmt.Errorf("it has %v", now)

@@ -24,11 +24,11 @@ func TestRollingResetOfRealMachines(t *testing.T) {
 		s.must(err)
 		former[st.Node.ID] = true
 		s.must(m.Kill())
-		s.must(m.KillWire(s.within(5 * time.Second)))
+		s.must(m.KillWire(s.within(patience)))
 		s.must(os.RemoveAll(m.State()))
 		died := time.Now()
 		// Until the others miss it, it is refused: it might be alive.
-		s.must(cluster.Poll(s.within(60*time.Second), func() error { return helper.Type("peer", "remove", m.Name()).Failure() }))
+		s.must(cluster.Poll(s.within(startPatience), func() error { return helper.Type("peer", "remove", m.Name()).Failure() }))
 		s.reclaimed(died, st.Node.ID, helper)
 		token, _ := s.create(helper)
 		s.must(m.Up("--join", token))

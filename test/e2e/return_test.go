@@ -30,12 +30,12 @@ func TestSilentMachineComesBack(t *testing.T) {
 	s.must(err)
 
 	s.must(s.c.Kill())
-	s.must(s.c.KillWire(s.within(5 * time.Second)))
+	s.must(s.c.KillWire(s.within(patience)))
 	down := time.Now()
 	twin := filepath.Join(t.TempDir(), "state")
 	s.must(exec.CommandContext(t.Context(), "cp", "-a", s.c.State(), twin).Run())
 	for _, m := range []*cluster.Machine{s.a, s.b} {
-		_, err := m.WaitFor(s.within(60*time.Second), removedPeer(before.Node.ID, "silence"))
+		_, err := m.WaitFor(s.within(startPatience), removedPeer(before.Node.ID, "silence"))
 		s.must(err)
 	}
 	t.Logf("removed %.1f s after its end", time.Since(down).Seconds())
@@ -44,7 +44,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 
 	s.must(s.c.Up("--remove-after", "12s"))
 	began := time.Now()
-	st, err := s.c.WaitFor(s.within(60*time.Second), func(st control.Status) error {
+	st, err := s.c.WaitFor(s.within(startPatience), func(st control.Status) error {
 		if st.Node.State != control.NodeReady || st.Node.ID == before.Node.ID {
 			return fmt.Errorf("it is %s as %s (%s)", st.Node.State, st.Node.ID, st.Node.Reason)
 		}
@@ -82,7 +82,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 	for i, src := range []*[]netip.Addr{&old, &pods[1].Addrs} {
 		for family, a := range *src {
 			s.must(s.c.SendDevice("weft-sl", netlab.UDPPacket(addrPort(a), addrPort(pods[0].Addrs[family]), marker)))
-			s.must(cluster.Poll(s.within(5*time.Second), func() error {
+			s.must(cluster.Poll(s.within(patience), func() error {
 				if n := s.metrics(s.a).Event("sleeve", "peer_drop_source") - counted.Event("sleeve", "peer_drop_source"); n < float64(2*i+family+1) {
 					return fmt.Errorf("%v packets were dropped for their source", n)
 				}
@@ -91,7 +91,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 		}
 	}
 	s.must(s.c.SendDevice("weft-sl", netlab.UDPPacket(addrPort(pods[2].Addrs[0]), addrPort(pods[0].Addrs[0]), marker)))
-	s.must(there.WaitFor(s.within(5*time.Second), 1))
+	s.must(there.WaitFor(s.within(patience), 1))
 	there.Stop()
 	if there.Count() != 1 {
 		t.Errorf("%d packets arrived, want the one with its own address:\n%s", there.Count(), netlab.Captures{there}.Describe(5))
@@ -106,7 +106,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 
 	// A second copy of its disk does not come back. It says so, and a token makes it another node.
 	s.must(s.c.Kill())
-	s.must(s.c.KillWire(s.within(5 * time.Second)))
+	s.must(s.c.KillWire(s.within(patience)))
 	s.must(os.RemoveAll(s.c.State()))
 	s.must(exec.CommandContext(t.Context(), "cp", "-a", twin, s.c.State()).Run())
 	s.must(s.c.Up("--remove-after", "12s"))
@@ -134,7 +134,7 @@ func TestReclaimWaitsForTheSilent(t *testing.T) {
 	s.must(err)
 	for _, m := range []*cluster.Machine{s.b, s.c} {
 		s.must(m.Kill())
-		s.must(m.KillWire(s.within(5 * time.Second)))
+		s.must(m.KillWire(s.within(patience)))
 	}
 	s.must(cluster.Poll(s.within(30*time.Second), func() error { return s.a.Type("peer", "remove", "c").Failure() }))
 	_, err = s.a.WaitFor(s.within(30*time.Second), func(st control.Status) error {
@@ -150,16 +150,20 @@ func TestReclaimWaitsForTheSilent(t *testing.T) {
 	s.must(s.b.Up())
 	began := time.Now()
 	s.reclaimed(began, gone.Node.ID, s.a, s.b)
-	_, err = s.a.WaitFor(s.within(10*time.Second), func(st control.Status) error {
+	_, err = s.a.WaitFor(s.within(patience), func(st control.Status) error {
 		if len(st.IPAM.Reclaims) != 0 {
 			return fmt.Errorf("it waits still: %+v", st.IPAM.Reclaims)
 		}
 		return nil
 	})
 	s.must(err)
-	if st, err := s.b.Status(); err != nil || st.Cluster.Members != 2 {
-		t.Errorf("%+v %v", st.Cluster, err)
-	}
+	_, err = s.b.WaitFor(s.within(patience), func(st control.Status) error {
+		if st.Cluster.Members != 2 {
+			return fmt.Errorf("%+v", st.Cluster)
+		}
+		return nil
+	})
+	s.must(err)
 }
 
 // Machines without a vote come and go without a word: those who are killed are removed after a while, those who are stopped
@@ -180,30 +184,32 @@ func TestMachinesComeAndGo(t *testing.T) {
 			guests = append(guests, g)
 		}
 		for _, g := range guests {
-			_, err := g.WaitReady(s.within(60*time.Second), 5)
+			_, err := g.WaitReady(s.within(startPatience), 5)
 			s.must(err)
 		}
 		s.must(guests[0].Stop())
-		_, err := s.b.WaitFor(s.within(10*time.Second), func(st control.Status) error {
+		_, err := s.b.WaitFor(s.within(patience), func(st control.Status) error {
 			return peerIs(st, guests[0].Name(), "removed: left")
 		})
 		s.must(err)
 		for _, g := range guests[1:] {
 			s.must(g.Kill())
-			s.must(g.KillWire(s.within(5 * time.Second)))
+			s.must(g.KillWire(s.within(patience)))
 		}
-		_, err = s.c.WaitFor(s.within(60*time.Second), func(st control.Status) error {
+		_, err = s.c.WaitFor(s.within(startPatience), func(st control.Status) error {
 			return errors.Join(peerIs(st, guests[1].Name(), "removed: silence"), peerIs(st, guests[2].Name(), "removed: silence"))
 		})
 		s.must(err)
 	}
 	s.whole()
 	for _, m := range s.machines {
-		st, err := m.Status()
+		st, err := m.WaitFor(s.within(patience), func(st control.Status) error {
+			if st.Cluster.Members != 3 || st.Cluster.Alive != 3 {
+				return fmt.Errorf("%+v", st.Cluster)
+			}
+			return nil
+		})
 		s.must(err)
-		if st.Cluster.Members != 3 || st.Cluster.Alive != 3 {
-			t.Errorf("%s: %+v", m, st.Cluster)
-		}
 		for _, p := range st.Peers {
 			if p.State == control.PeerRemoved {
 				s.reclaimed(began, p.ID, m)
@@ -216,7 +222,7 @@ func TestMachinesComeAndGo(t *testing.T) {
 func (s *story) reclaimed(since time.Time, id string, at ...*cluster.Machine) {
 	s.Helper()
 	for _, m := range at {
-		s.must(cluster.Poll(s.within(40*time.Second), func() error {
+		s.must(cluster.Poll(s.within(startPatience), func() error {
 			var ring control.Ring
 			if err := m.JSON(&ring, "ip", "ring"); err != nil {
 				return err

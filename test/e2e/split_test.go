@@ -39,7 +39,7 @@ func TestSplitHealsByItself(t *testing.T) {
 		pods = append(pods, p)
 	}
 	s.distinct()
-	s.must(pods[1].WaitPing(s.within(5*time.Second), pods[2].Addrs[0])) // b and c still have each other
+	s.must(pods[1].WaitPing(s.within(patience), pods[2].Addrs[0])) // b and c still have each other
 	<-time.After(time.Until(end))
 
 	cut.Heal()
@@ -87,8 +87,8 @@ func TestOneWayCutHealsByItself(t *testing.T) {
 	s.must(pods[0].WaitPing(s.within(20*time.Second), pods[1].Addrs[0]))
 	through(control.PathRelay)
 	s.took("one-way cut, through the third", began)
-	s.must(pods[0].WaitPing(s.within(5*time.Second), pods[2].Addrs[0]))
-	s.must(pods[1].WaitPing(s.within(5*time.Second), pods[2].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[2].Addrs[0]))
+	s.must(pods[1].WaitPing(s.within(patience), pods[2].Addrs[0]))
 	for _, m := range s.machines {
 		p, err := m.Attach("one-way")
 		s.must(err)
@@ -123,12 +123,12 @@ func TestAllCablesPulled(t *testing.T) {
 	for i, m := range s.machines {
 		p, err := m.Attach("alone")
 		s.must(err)
-		s.must(p.WaitPing(s.within(5*time.Second), pods[i].Addrs[0]))
+		s.must(p.WaitPing(s.within(patience), pods[i].Addrs[0]))
 		pods = append(pods, p)
 	}
 	// One of them is even started anew like this, daemon and wire.
 	s.must(s.b.Kill())
-	s.must(s.b.KillWire(s.within(5 * time.Second)))
+	s.must(s.b.KillWire(s.within(patience)))
 	s.must(s.b.Up())
 	p, err := s.attachSoon(s.b, "anew")
 	s.must(err)

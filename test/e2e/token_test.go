@@ -12,6 +12,7 @@ import (
 
 // A token that is no good says why, each in a sentence of its own, and lets nobody in.
 func TestEachBadTokenHasItsSentence(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	d := s.site("d")
 	good := s.founded()
@@ -30,12 +31,12 @@ func TestEachBadTokenHasItsSentence(t *testing.T) {
 	// A cluster of its own on d, which says that it is where a is.
 	_, err := d.CLI("init", "--advertise", s.a.Addr4().String())
 	s.must(err)
-	_, err = d.WaitReady(s.within(10*time.Second), 1)
+	_, err = d.WaitReady(s.within(patience), 1)
 	s.must(err)
 	foreign, err := d.CLI("token", "create")
 	s.must(err)
 	s.must(d.Kill())
-	s.must(d.KillWire(s.within(5 * time.Second)))
+	s.must(d.KillWire(s.within(patience)))
 
 	refusals := func(m *cluster.Machine, token, sentence string, code int) {
 		t.Helper()
@@ -58,7 +59,7 @@ func TestEachBadTokenHasItsSentence(t *testing.T) {
 	s.must(err)
 	refusals(s.b, once, "the token has been used up", control.ExitFailed)
 
-	st, err := s.a.WaitReady(s.within(10*time.Second), 2)
+	st, err := s.a.WaitReady(s.within(patience), 2)
 	s.must(err)
 	if st.Cluster.Members != 2 {
 		t.Errorf("%d members", st.Cluster.Members)
@@ -66,13 +67,14 @@ func TestEachBadTokenHasItsSentence(t *testing.T) {
 
 	// And nobody at all is there.
 	s.must(s.a.Kill())
-	s.must(s.a.KillWire(s.within(5 * time.Second)))
+	s.must(s.a.KillWire(s.within(patience)))
 	refusals(s.b, good, "no seed of the token can be reached", control.ExitFailed)
 }
 
 // Whoever has stolen a token can become a new member until somebody revokes it, and nothing else: the name and the blocks
 // of a member stay with it.
 func TestStolenTokenTakesNothingOver(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	s.machines = s.machines[:2]
 	token := s.form()
@@ -121,7 +123,7 @@ func (s *story) founded(args ...string) (token string) {
 // serving waits until a daemon without a cluster answers.
 func (s *story) serving(m *cluster.Machine) {
 	s.Helper()
-	_, err := m.WaitFor(s.within(10*time.Second), waiting)
+	_, err := m.WaitFor(s.within(patience), waiting)
 	s.must(err)
 }
 

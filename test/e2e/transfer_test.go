@@ -100,7 +100,7 @@ func (t *transfer) receive(c net.Conn) {
 func (s *story) flows(t *transfer, more int64) {
 	s.Helper()
 	want := t.moved.Load() + more
-	s.must(cluster.Poll(s.within(60*time.Second), func() error {
+	s.must(cluster.Poll(s.within(startPatience), func() error {
 		if now := t.moved.Load(); now < want {
 			return fmt.Errorf("%d bytes more than %d did not arrive", more, want-more)
 		}

@@ -13,6 +13,7 @@ import (
 
 // Two of three machines trust the subnets between them: these two, and only these, talk plain VXLAN, and say so.
 func TestTrustedSubnetsTalkPlain(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	trust := []string{"--trusted-subnets", "198.18.0.0/16"}
 	token := s.founded(trust...)
@@ -57,8 +58,8 @@ func TestTrustedSubnetsTalkPlain(t *testing.T) {
 	for _, p := range pods {
 		for _, q := range pods {
 			if p != q {
-				s.must(p.WaitPing(s.within(5*time.Second), q.Addrs[0]))
-				s.must(p.WaitPing(s.within(5*time.Second), q.Addrs[1]))
+				s.must(p.WaitPing(s.within(patience), q.Addrs[0]))
+				s.must(p.WaitPing(s.within(patience), q.Addrs[1]))
 			}
 		}
 	}
@@ -76,7 +77,7 @@ func TestTrustedSubnetsTalkPlain(t *testing.T) {
 		frame := append(append([]byte{8, 0, 0, 0, 0, 0, vni, 0}, make([]byte, 12)...), 8, 0)
 		s.must(s.c.SendUDP(s.c.AddrPort4(6785), s.b.AddrPort4(6785), append(frame, inner...)))
 	}
-	s.must(pods[0].WaitPing(s.within(5*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	there.Stop()
 	if there.Count() > 0 {
 		t.Errorf("a stranger's packet arrived:\n%s", netlab.Captures{there}.Describe(4))

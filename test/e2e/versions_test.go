@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"weft/test/cluster"
-	"weft/test/netlab"
 )
 
 // newerMark is the content of a field that this weft does not know.
@@ -133,9 +132,9 @@ func buildNewer(t *testing.T) string {
 // A newer weft joins a cluster of older ones and admits another; machines are upgraded and downgraded under load, daemon
 // and data plane one after the other. Nothing is lost, and what the older do not understand they keep.
 func TestVersionsMix(t *testing.T) {
-	netlab.New(t) // skips without rights, before it builds
-	newer := buildNewer(t)
+	t.Parallel() // it mostly builds and waits
 	s := tell(t)
+	newer := buildNewer(t)
 	older := s.a.Weft
 	s.c.Weft = newer
 	d := s.site("d")
@@ -143,7 +142,7 @@ func TestVersionsMix(t *testing.T) {
 	s.form()
 	pods := s.pods()
 	s.connected(pods)
-	s.must(cluster.Poll(s.within(15*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		b, err := os.ReadFile(filepath.Join(s.a.State(), "records"))
 		if err == nil && !bytes.Contains(b, []byte(newerMark)) {
 			err = fmt.Errorf("the older %s does not keep what the newer %s says", s.a, s.c)
@@ -175,7 +174,7 @@ func TestVersionsMix(t *testing.T) {
 			t.Errorf("%s changed: %s", m, report)
 		}
 		// The data plane follows.
-		s.must(m.KillWire(s.within(5 * time.Second)))
+		s.must(m.KillWire(s.within(patience)))
 		s.whole()
 		s.connected(pods)
 	}

@@ -25,7 +25,7 @@ func needWireGuard(t *testing.T) {
 func (s *story) carried(m, by *cluster.Machine, transport string) control.Peer {
 	s.Helper()
 	var found control.Peer
-	_, err := m.WaitFor(s.within(60*time.Second), func(st control.Status) error {
+	_, err := m.WaitFor(s.within(startPatience), func(st control.Status) error {
 		for _, p := range st.Peers {
 			if found = p; p.Name == by.Name() && p.Transport == transport && p.Path != control.PathNone {
 				return nil
@@ -43,7 +43,7 @@ func TestWireGuardBesideSleeve(t *testing.T) {
 	needWireGuard(t)
 	s := tell(t)
 	watched := s.watch(netip.MustParsePrefix("10.32.0.0/12"))
-	token, err := s.a.Found(s.within(60 * time.Second))
+	token, err := s.a.Found(s.within(startPatience))
 	s.must(err)
 	s.must(s.b.Up("--join", token))
 	s.must(s.c.Up("--join", token, "--transport", "sleeve"))
@@ -66,11 +66,11 @@ func TestWireGuardBesideSleeve(t *testing.T) {
 	// Without anybody at home the kernel goes on.
 	s.must(s.a.Kill())
 	s.must(s.a.KillWire(s.within(20 * time.Second)))
-	s.must(pods[0].WaitPing(s.within(5*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	s.must(s.a.Up())
-	_, err = s.a.WaitReady(s.within(60*time.Second), 3)
+	_, err = s.a.WaitReady(s.within(startPatience), 3)
 	s.must(err)
-	s.must(pods[0].WaitPing(s.within(5*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	s.carried(s.a, s.b, "wireguard")
 
 	// The port is shut: the sleeve takes over; and gives back when it is open again.
@@ -83,7 +83,7 @@ func TestWireGuardBesideSleeve(t *testing.T) {
 	t.Logf("port shut and opened: %s", strings.TrimSpace(f()))
 
 	s.a.DeleteLink("weft-wg")
-	s.must(pods[0].WaitPing(s.within(10*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	s.carried(s.a, s.b, "wireguard")
 	s.connected(pods)
 	s.sealed(watched)

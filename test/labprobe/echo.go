@@ -48,7 +48,14 @@ func (p payload) decode(b []byte) (seq uint64, sent time.Time, ok bool) {
 
 // readBuffer is seconds of packets at any rate asked for here: on a busy machine what is lost should be the network's, not
 // this program's. The kernel's own default holds 200.
-const readBuffer = 4 << 20
+const readBuffer = 16 << 20
+
+// askForBuffer gets at most what the machine allows to everybody.
+func askForBuffer(conn any) {
+	if c, ok := conn.(interface{ SetReadBuffer(bytes int) error }); ok {
+		_ = c.SetReadBuffer(readBuffer)
+	}
+}
 
 type icmpEcho struct {
 	payload
@@ -80,9 +87,7 @@ func newICMP(dst, from netip.Addr) (*icmpEcho, error) {
 		}
 		e.dst = &net.UDPAddr{IP: dst.AsSlice(), Zone: dst.Zone()}
 	}
-	if c, ok := e.conn.(interface{ SetReadBuffer(bytes int) error }); ok {
-		_ = c.SetReadBuffer(readBuffer)
-	}
+	deepen(e.conn)
 	return e, nil
 }
 
@@ -127,7 +132,7 @@ func newUDP(dst netip.AddrPort) (*udpEcho, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open UDP socket: %w", err)
 	}
-	_ = c.SetReadBuffer(readBuffer)
+	deepen(c)
 	return &udpEcho{payload: newPayload(), conn: c, buf: make([]byte, 64<<10)}, nil
 }
 

@@ -29,9 +29,8 @@ func (h *Host) Ping(ctx context.Context, dst netip.Addr) (time.Duration, error) 
 
 // WaitPing pings until an answer comes.
 func (h *Host) WaitPing(ctx context.Context, dst netip.Addr) error {
-	for {
-		deadline := time.Now().Add(pingEvery * 4)
-		_, err := h.ping(dst, deadline)
+	for wait := 4 * pingEvery; ; wait = min(wait+pingEvery/4, 20*pingEvery) { // a machine may be too busy for the first
+		_, err := h.ping(dst, time.Now().Add(wait))
 		if err == nil {
 			return nil
 		}
