@@ -106,8 +106,8 @@ NAT    ?= 0.75
 PHASES ?= storm,idle,change,churn,halves
 STEP   ?= 1m
 .PHONY: sim-mesh
-sim-mesh: ## the mesh of N=200 nodes in one process, three quarters behind NAT: times, packets, bytes, memory (N=1000: an hour)
-	@GOGC=150 GOMEMLIMIT=6GiB $(GO) test -count=1 -timeout 240m -v -run '^TestLife$$' ./mesh/meshsim \
+sim-mesh: ## the mesh of N=200 nodes in one process, three quarters behind NAT: times, packets, bytes, memory (N=1000: half an hour)
+	@GOGC=300 GOMEMLIMIT=8GiB $(GO) test -count=1 -timeout 240m -v -run '^TestLife$$' ./mesh/meshsim \
 	  -args -n $(N) -nat $(NAT) -phases $(PHASES) -step $(STEP) | grep -v '^=== '
 
 .PHONY: sim
