@@ -44,7 +44,11 @@ func TestSeeds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Log(ipamsim.Play(t, p, ipamsim.Options{Log: t.Logf}).Text())
+		r := ipamsim.Play(t, p, ipamsim.Options{Log: t.Logf})
+		t.Log(r.Text())
+		if r.Err != nil {
+			t.Error(r.Err)
+		}
 		return
 	case *one >= 0:
 		report(t, ipamsim.Draw(uint64(*one)), ipamsim.Options{})

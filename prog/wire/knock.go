@@ -1,0 +1,70 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// accept takes the connections of one TCP port until it is closed.
+func (s *server) accept(ctx context.Context, d *door) {
+	for {
+		tc, err := d.accept(s.mayCall)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			s.log.Warn("accept on weft port", "err", err)
+			if !pause(ctx) {
+				return
+			}
+			continue
+		}
+		if s.knocking.Add(1) > maxKnocking {
+			s.knocking.Add(-1)
+			s.closed.Add(1)
+			tc.Close()
+			continue
+		}
+		s.tasks.Go(func() {
+			defer s.knocking.Add(-1)
+			_ = tc.SetReadDeadline(time.Now().Add(knockTimeout))
+			stop := context.AfterFunc(ctx, func() { _ = tc.SetReadDeadline(time.Unix(0, 1)) })
+			data := asksForData(tc)
+			stop()
+			_ = tc.SetReadDeadline(time.Time{})
+			s.sort(ctx, tc, data)
+		})
+	}
+}
+
+// mayCall reports whether an address may open one more connection.
+func (s *server) mayCall(from netip.Addr) bool {
+	may := s.callers.allow(from, time.Now())
+	if !may {
+		s.closed.Add(1)
+	}
+	return may
+}
+
+// pass hands a connection to weftd, unless there is none or it does not keep up.
+func (s *server) pass(tc *net.TCPConn) bool {
+	c := s.controller()
+	if c == nil || c.waiting() >= maxPassing {
+		return false
+	}
+	fd, err := duplicate(tc)
+	return err == nil && c.post(kindAccepted, 0, nil, fd) == nil
+}
+
+// pause waits a moment after an accept that failed, for lack of descriptors mostly.
+func pause(ctx context.Context) bool {
+	select {
+	case <-time.After(100 * time.Millisecond):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
