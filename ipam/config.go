@@ -28,7 +28,7 @@ type Network interface {
 	// Changed says that Digest has changed, so that others learn of it soon. News, where there is any, is all of the change
 	// in a form that their Merge takes; it is not changed later. It returns at once.
 	Changed(news []byte)
-	// Peers lists the other members of the cluster, the dead and removed ones too.
+	// Peers lists the other members of the cluster, the dead and removed ones too. The list is shared: nobody changes it.
 	Peers() []peer.Info
 	// Voters lists the members that count for a quorum, this node included if it is one. It makes no difference whether
 	// removed ones are among them.

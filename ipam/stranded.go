@@ -43,7 +43,7 @@ func (m *remover) plead(ctx context.Context) {
 	}
 	m.plea.pause = min(max(2*m.plea.pause, strandedFirst), strandedLast)
 	m.plea.next = now.Add(m.plea.pause)
-	alive := slices.DeleteFunc(m.a.cfg.Network.Peers(), func(p peer.Info) bool {
+	alive := slices.DeleteFunc(slices.Clone(m.a.cfg.Network.Peers()), func(p peer.Info) bool {
 		return p.State != peer.Alive || !slices.Contains(issuers, p.ID)
 	})
 	if len(alive) == 0 {
