@@ -39,11 +39,11 @@
 //	ipam.promise {1 proposal, 2 digest, 3 roster,   ->  {1 verdict, 2 ring, 3 roster, 4 partial, 5 joining, 6 higher,
 //	              4 delta}                               7 newer, 8 idle, 9 summary}
 //
-// In ipam.sync and ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it was too long. Who
-// cannot prove the proposal answers with its own summary, and is asked again with the delta that it lacks.
-// Verdicts are yes, unproven, number (higher is the proposal that was promised), newer (the removed have started since) and
-// stopped (this is the removed one). Joining are 25 bytes each: node, join sequence, 1 for one without a vote; newer 24
-// bytes: node and start.
+// In ipam.sync and ipam.promise the roster is a summary there and what that one lacks on the way back, partial when it
+// was too long. Who cannot prove the proposal answers with its own summary, and is asked again with the delta that it
+// lacks. Verdicts are yes, unproven, number (higher is the proposal that was promised), newer (the removed have started
+// since) and stopped (this is the removed one). Joining are 25 bytes each: node, join sequence, 1 for one without a
+// vote; newer 24 bytes: node and start.
 //
 // A voter is 16 bytes of ID and 8 of join sequence. Reasons are append-only.
 //

@@ -153,12 +153,8 @@ func (bd *bed) underFlood(ctx context.Context, out io.Writer, c *contender, f as
 		return err
 	}
 	ratio := estimateOf(ratios)
-	verdict := fmt.Sprintf("≥%g met", abuseBar)
-	if ratio.high < abuseBar {
-		verdict = fmt.Sprintf("≥%g MISSED", abuseBar)
-	}
 	_, err = fmt.Fprintf(out, "%s\t%.0f\t%.1f\t%s\t/ %s\t%v\t%s\t%+.0f MiB\n", f.name, float64(sent)/flooded.Seconds(), price, figure(estimateOf(open)),
-		figure(estimateOf(closed)), ratio, verdict, after-before)
+		figure(estimateOf(closed)), ratio, ratio.against(abuseBar, false), after-before)
 	return err
 }
 

@@ -105,3 +105,17 @@ func TestTableTellsRatiosOfPairs(t *testing.T) {
 		t.Errorf("got  %q\nwant %q\n%s", got, want, out.String())
 	}
 }
+
+func TestBarsAreHeldByTheMedian(t *testing.T) {
+	e := estimate{median: 0.8, low: 0.6, high: 0.95, n: 6}
+	for want, bar := range map[string]float64{"≥0.8 met": 0.8, "≥0.9 open": 0.9, "≥1 MISSED": 1} {
+		if got := e.against(bar, false); got != want {
+			t.Errorf("%v against %g: %s, want %s", e, bar, got, want)
+		}
+	}
+	for want, bar := range map[string]float64{"≤0.8 met": 0.8, "≤0.7 open": 0.7, "≤0.5 MISSED": 0.5} {
+		if got := e.against(bar, true); got != want {
+			t.Errorf("%v against at most %g: %s, want %s", e, bar, got, want)
+		}
+	}
+}
