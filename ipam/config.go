@@ -50,7 +50,7 @@ type Roster interface {
 	Joining() []peer.Info
 
 	// Summary, Delta and Merge bring another node's facts here: Delta is at least a part of what a node with that summary
-	// lacks, and Merge takes its good parts durably.
+	// lacks, and Merge takes its good parts durably. An error of Merge says that something of it is still unknown here.
 	Summary() []byte
 	Delta(summary []byte) []byte
 	Merge(delta []byte) error

@@ -174,7 +174,8 @@ func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 	// be confirmed by voters who were removed, and do not know, together with one who does.
 	if len(answer.roster) > 0 && !a.cfg.Weaken.has(WithoutSyncRoster) {
 		if err := a.cfg.Roster.Merge(answer.roster); err != nil {
-			a.log.Debug("part of a roster left out", "peer", id, "err", err)
+			a.log.Warn("answer to sync does not count: its roster cannot be taken over", "peer", id, "err", err)
+			return false
 		}
 	}
 	if answer.partial {

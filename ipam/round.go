@@ -97,7 +97,9 @@ func (m *remover) askOne(ctx context.Context, r *round, id peer.ID, survivor boo
 	}
 	if len(answer.roster) > 0 && survivor {
 		if err := a.cfg.Roster.Merge(answer.roster); err != nil {
-			a.log.Debug("part of a roster left out", "peer", id, "err", err)
+			// Whom it would have named is not known, so that a promise with it proves too little.
+			a.log.Warn("answer to a removal does not count: its roster cannot be taken over", "peer", id, "err", err)
+			return
 		}
 	}
 	switch answer.verdict {

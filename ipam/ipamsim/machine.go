@@ -31,6 +31,7 @@ type Machine struct {
 	lives   []*life
 	saved   *disk // what SetBack goes back to
 	rosterS *roster
+	full    int  // so many rosters cannot be saved next
 	retired bool // it will not be started again
 	hurried bool // a comparison is due soon
 	clock   clock
@@ -198,6 +199,9 @@ func (w *World) Stop(m *Machine) {
 // Trap lets one of the machine's next commits be its death, or an error: in counts from 1; durable says whether that
 // commit is on the disk.
 func (w *World) Trap(m *Machine, in int, durable, fatal bool) { m.disk.trap(in, durable, fatal) }
+
+// Fill lets the next merges of a roster fail, as on a full disk.
+func (w *World) Fill(m *Machine, merges int) { w.locked(func() { m.full = merges }) }
 
 // Save remembers the disk as it is, for SetBack and Copy.
 func (w *World) Save(m *Machine) { m.saved, m.rosterS = m.disk.copy(), m.roster }

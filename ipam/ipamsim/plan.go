@@ -43,7 +43,7 @@ const (
 	DoStartAll Verb = "start-all" // all that are down
 	DoRestart  Verb = "restart"   // A
 	DoTrap     Verb = "trap"      // A dies at one of its next commits: N bit 0 says durable or not, the others count
-	DoFail     Verb = "fail"      // one of A's next commits fails
+	DoFail     Verb = "fail"      // one of A's next commits fails, and up to 7 rosters cannot be saved
 	DoWipe     Verb = "wipe"      // A's disk is lost: its identity never comes back
 	DoSave     Verb = "save"      // a snapshot of A's disk
 	DoSetBack  Verb = "set-back"  // A starts from its snapshot

@@ -141,6 +141,7 @@ func (w *World) do(s Step) {
 		w.Trap(m, 1+s.N>>1%4, s.N&1 == 1, true)
 	case DoFail:
 		w.Trap(m, 1+s.N>>1%4, s.N&1 == 1, false)
+		w.Fill(m, s.N>>3%8)
 	case DoWipe:
 		if w.canSpare(m) {
 			w.logf("%s loses its disk", m)

@@ -252,6 +252,11 @@ func (l *life) Merge(delta []byte) error {
 	w.mu.Lock()
 	next := union(m.roster, w.rosters[binary.BigEndian.Uint64(delta)])
 	changed := next != m.roster && m.now == l
+	if changed && m.full > 0 {
+		m.full--
+		w.mu.Unlock()
+		return errFull
+	}
 	if changed {
 		m.roster = next
 	}
