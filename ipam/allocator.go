@@ -72,6 +72,8 @@ type Allocator struct {
 	heard    map[peer.ID]start
 	served   map[peer.ID]served
 	answered peer.Set     // who answered since the start, this node included
+	learns   bool         // it is a novice, if it has a vote
+	taught   peer.Set     // those of them who told it of all starts that they knew, and were no novices
 	elders   peer.Set     // the voters when this run began; none in a node's first run
 	voters   []peer.Voter // own view and theirs
 	outcome  outcome      // of the last round of asking for space
@@ -218,13 +220,18 @@ func (a *Allocator) Run(ctx context.Context) (err error) {
 func (a *Allocator) begin() error {
 	first := a.start.incarnation == 0
 	next := start{a.start.incarnation + 1, a.random()}
-	if err := a.commit(putFormat(), putIncarnation(next.incarnation)); err != nil {
+	ops := []Op{putFormat(), putIncarnation(next.incarnation)}
+	joined := first && a.self != a.cfg.Universe.Founder()
+	if joined {
+		ops = append(ops, putNovice())
+	}
+	if err := a.commit(ops...); err != nil {
 		return err
 	}
 	a.start = next
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.answered = peer.SetOf(a.self)
+	a.answered, a.taught, a.learns = peer.SetOf(a.self), peer.SetOf(), a.learns || joined
 	if !first {
 		a.elders = peer.SetOf()
 		for _, v := range a.cfg.Network.Voters() {

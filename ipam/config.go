@@ -143,6 +143,7 @@ const (
 	WithoutSyncRefusal                      // answers to sync are taken without refusal (R9)
 	WithoutSyncRoster                       // answers to sync bring no roster (R4)
 	WithoutRecount                          // whoever is removed during a round need not be named (R10)
+	WithoutTeaching                         // who has joined counts before it knows which starts others have heard of (R7, R10)
 	WithoutRestraint                        // blocks that a removed member gave to survivors are written anew (R11)
 )
 

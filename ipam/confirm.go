@@ -28,7 +28,7 @@ const (
 func (a *Allocator) confirm(ctx context.Context) {
 	for pause := confirmFirst; ; {
 		waits, enough := a.awaited(ctx)
-		if ctx.Err() != nil || enough && len(waits) == 0 {
+		if ctx.Err() != nil || enough && len(waits) == 0 && !a.Novice() {
 			return
 		}
 		a.forEach(ctx, waits, func(ctx context.Context, id peer.ID) {
@@ -37,7 +37,7 @@ func (a *Allocator) confirm(ctx context.Context) {
 			}
 		})
 		limit := confirmLast
-		if enough {
+		if enough && !a.Novice() {
 			limit = announceLast
 		}
 		select {
@@ -72,12 +72,18 @@ func (a *Allocator) forEach(ctx context.Context, ids []peer.ID, f func(ctx conte
 // awaited lists the voters that have not answered yet. Enough of them have when the others are a quorum, which confirms,
 // or when nothing more can come of it.
 func (a *Allocator) awaited(ctx context.Context) (waits []peer.ID, enough bool) {
-	h := a.hearing(a.ballot())
+	b := a.ballot()
+	h := a.hearing(b)
 	if h.over {
 		return nil, true
 	}
 	// A quorum of all voters that any answer names is needed, for this node's own list may be old.
 	enough = peer.Quorum(h.voters, h.answered) && a.do(ctx, a.confirmed) == nil
+	// Where all who were there before have left they have told others what they knew.
+	orphan := len(h.teachers) == 0 && b.fenced.Has(a.cfg.Universe.Founder())
+	if h.novice && (orphan || peer.Quorum(h.teachers, h.taught)) && a.do(ctx, a.graduate) == nil {
+		h = a.hearing(a.ballot())
+	}
 	return h.waits, enough
 }
 
@@ -88,13 +94,18 @@ type hearing struct {
 	answered peer.Set
 	waits    []peer.ID // voters that were not removed and have not answered
 	over     bool      // nobody needs to answer any more
+
+	novice   bool
+	teachers []peer.Voter // of a novice
+	taught   peer.Set     // those of them who have
 }
 
 func (a *Allocator) hearing(b ballot) hearing {
-	h := hearing{voters: b.voters}
+	h := hearing{voters: b.voters, novice: a.Novice()}
 	a.mu.RLock()
 	theirs := a.voters
 	h.answered, h.over = maps.Clone(a.answered), a.phase == phaseStopped
+	h.taught = maps.Clone(a.taught)
 	// Who is removed is no witness, even if it answered before that was known.
 	maps.DeleteFunc(h.answered, func(id peer.ID, _ struct{}) bool {
 		_, removed := b.removed[id]
@@ -111,8 +122,16 @@ func (a *Allocator) hearing(b ballot) hearing {
 			h.voters = append(h.voters, v)
 		}
 	}
+	teachers := make(peer.Set)
+	if h.novice {
+		h.teachers = a.teachers(h.voters)
+		for _, v := range h.teachers {
+			teachers.Add(v.ID)
+		}
+	}
 	for _, v := range h.voters {
-		if _, removed := b.removed[v.ID]; !removed && !h.answered.Has(v.ID) {
+		teaches := teachers.Has(v.ID) && !h.taught.Has(v.ID)
+		if _, removed := b.removed[v.ID]; !removed && (teaches || !h.answered.Has(v.ID)) {
 			h.waits = append(h.waits, v.ID)
 		}
 	}
@@ -151,7 +170,13 @@ func (a *Allocator) serves() bool { return a.phase == phaseConfirmed || a.phase 
 // sync tells one member of this start and learns what it knows; true when it has.
 func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 	var req syncRequest
-	if err := a.do(ctx, func() { req = syncRequest{start: a.start, digest: a.ring.Digest()} }); err != nil {
+	novice := a.Novice()
+	if err := a.do(ctx, func() {
+		req = syncRequest{start: a.start, digest: a.ring.Digest()}
+		if novice {
+			req.starts = sumOf(a.again(a.self))
+		}
+	}); err != nil {
 		return false
 	}
 	a.mu.RLock()
@@ -197,6 +222,12 @@ func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 		}
 	}
 	err = a.do(ctx, func() {
+		if novice && len(answer.heard) > 0 {
+			if err := a.hear(answer.heard); err != nil {
+				a.log.Debug("starts not taken over", "peer", id, "err", err)
+				answer.novice = true // this counts as an answer, but has taught nothing
+			}
+		}
 		if before := answer.before; before.incarnation > req.start.incarnation || before.incarnation == req.start.incarnation &&
 			before.number != req.start.number {
 			a.stop(fmt.Sprintf("%s has heard of start %d of this node, and this is start %d: its disk was set back or copied",
@@ -206,6 +237,9 @@ func (a *Allocator) sync(ctx context.Context, id peer.ID) bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.answered.Add(id)
+		if novice && !answer.novice {
+			a.taught.Add(id)
+		}
 		for _, v := range answer.voters {
 			if len(a.voters) < maxVoters && !slices.Contains(a.voters, v) {
 				a.voters = append(a.voters, v)
@@ -270,6 +304,12 @@ func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]by
 		if !slices.Equal(a.ring.Digest(), req.digest) {
 			answer.ring = a.ring.Encode()
 		}
+		if len(req.starts) > 0 {
+			if all := a.again(from); !slices.Equal(sumOf(all), req.starts) {
+				answer.heard = all
+			}
+			answer.novice = a.Novice()
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -283,6 +323,10 @@ func (a *Allocator) serveSync(ctx context.Context, from peer.ID, b []byte) ([]by
 		answer.roster = a.cfg.Roster.Delta(req.roster)
 	}
 	message := answer.encode()
+	if len(message) > maxMessage && len(answer.heard) > 0 {
+		answer.heard, answer.novice = nil, true
+		message = answer.encode()
+	}
 	if len(answer.roster) > maxRosterPart || len(message) > maxMessage {
 		answer.roster, answer.partial = nil, len(answer.roster) > 0
 		message = answer.encode()

@@ -98,6 +98,7 @@ func (a *Allocator) adopt(st *state) {
 	a.space, a.claims, a.byName, a.host = sp, claims, byName, host
 	a.heard, a.served = st.heard, st.served
 	a.promised, a.refused, a.removed = st.promised, st.refused, st.removed
+	a.learns = st.novice
 	a.refusals++
 	// When blocks were taken over is not known, by the clock of this boot: they cool anew.
 	clear(a.cooling)

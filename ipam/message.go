@@ -36,6 +36,7 @@ type syncRequest struct {
 	start  start
 	digest []byte // of its ring
 	roster []byte // a summary; nil when the other's roster is not asked for
+	starts []byte // sumOf what a novice has heard; nil when it is none
 }
 
 // syncAnswer is what the other knows.
@@ -46,6 +47,9 @@ type syncAnswer struct {
 
 	roster  []byte // what the asker's lacks
 	partial bool   // it was too long, and is missing
+
+	heard  []heard // for a novice; nil when it has heard of the same
+	novice bool    // the other is one itself, or could not tell all
 }
 
 // spareRequest asks what could be lent.
@@ -104,7 +108,10 @@ const (
 	tagSyncVoters      = 4
 	tagSyncSummary     = 4 // of the request
 	tagSyncRoster      = 5
+	tagSyncStarts      = 5 // of the request
 	tagSyncPartial     = 6
+	tagSyncHeard       = 7 // as tagPushHeard
+	tagSyncNovice      = 8
 
 	tagSpareDigest = 1 // of the request
 	tagSpareSize   = 1 // of the answer
@@ -150,6 +157,9 @@ func (m syncRequest) encode() []byte {
 	if m.roster != nil {
 		b = tlv.Append(b, tagSyncSummary, m.roster)
 	}
+	if m.starts != nil {
+		b = tlv.Append(b, tagSyncStarts, m.starts)
+	}
 	return b
 }
 
@@ -161,6 +171,7 @@ func parseSyncRequest(b []byte) (m syncRequest, err error) {
 	r.Require(tagSyncIncarnation, tagSyncStart)
 	m.start = start{r.Uint64(tagSyncIncarnation), r.Uint64(tagSyncStart)}
 	m.digest, m.roster = r.Bytes(tagSyncDigest, maxDigest), r.Bytes(tagSyncSummary, maxMessage)
+	m.starts = r.Bytes(tagSyncStarts, maxDigest)
 	if m.start.incarnation == 0 {
 		r.Fail(errors.New("a start without a number"))
 	}
@@ -184,7 +195,8 @@ func (m syncAnswer) encode() []byte {
 	if m.partial {
 		b = tlv.AppendUint8(b, tagSyncPartial, 1)
 	}
-	return b
+	b = tlv.AppendList(b, tagSyncHeard, appendHeard(m.heard))
+	return tlv.AppendBool(b, tagSyncNovice, m.novice)
 }
 
 func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
@@ -203,6 +215,7 @@ func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
 		m.voters = append(m.voters, peer.Voter{ID: peer.ID(v[:peer.IDSize]), JoinSeq: binary.BigEndian.Uint64(v[peer.IDSize:])})
 	}
 	m.roster, m.partial = r.Bytes(tagSyncRoster, maxMessage), r.Uint8(tagSyncPartial) != 0
+	m.heard, m.novice = parseHeard(r, tagSyncHeard), r.Bool(tagSyncNovice)
 	return m, r.Err()
 }
 
@@ -273,13 +286,8 @@ func (m push) encode() []byte {
 	if m.roster != nil {
 		b = tlv.Append(b, tagPushRoster, m.roster)
 	}
+	b = tlv.AppendList(b, tagPushHeard, appendHeard(m.heard))
 	var list [][]byte
-	for _, h := range m.heard {
-		e := binary.BigEndian.AppendUint64(h.node[:], h.start.incarnation)
-		list = append(list, binary.BigEndian.AppendUint64(e, h.start.number))
-	}
-	b = tlv.AppendList(b, tagPushHeard, list)
-	list = nil
 	for _, id := range m.refused {
 		list = append(list, id[:])
 	}
@@ -292,14 +300,7 @@ func parsePush(b []byte) (m push, err error) {
 		return m, err
 	}
 	m = push{ring: r.Bytes(tagPushRing, ring.MaxWire), roster: r.Bytes(tagPushRoster, maxMessage)}
-	for _, e := range r.List(tagPushHeard, maxHeard) {
-		if len(e) < heardSize {
-			r.Fail(fmt.Errorf("a start of %d bytes", len(e)))
-			break
-		}
-		at := e[peer.IDSize:]
-		m.heard = append(m.heard, heard{peer.ID(e), start{binary.BigEndian.Uint64(at), binary.BigEndian.Uint64(at[8:])}})
-	}
+	m.heard = parseHeard(r, tagPushHeard)
 	for _, e := range r.List(tagPushRefused, ring.MaxNamed) {
 		if len(e) != peer.IDSize {
 			r.Fail(fmt.Errorf("a node of %d bytes", len(e)))
@@ -308,6 +309,27 @@ func parsePush(b []byte) (m push, err error) {
 		m.refused = append(m.refused, peer.ID(e))
 	}
 	return m, r.Err()
+}
+
+// appendHeard makes entries of a list of starts.
+func appendHeard(all []heard) (list [][]byte) {
+	for _, h := range all {
+		e := binary.BigEndian.AppendUint64(h.node[:], h.start.incarnation)
+		list = append(list, binary.BigEndian.AppendUint64(e, h.start.number))
+	}
+	return list
+}
+
+func parseHeard(r *tlv.Reader, tag uint16) (all []heard) {
+	for _, e := range r.List(tag, maxHeard) {
+		if len(e) < heardSize {
+			r.Fail(fmt.Errorf("a start of %d bytes", len(e)))
+			return nil
+		}
+		at := e[peer.IDSize:]
+		all = append(all, heard{peer.ID(e[:peer.IDSize]), start{binary.BigEndian.Uint64(at), binary.BigEndian.Uint64(at[8:])}})
+	}
+	return all
 }
 
 func (m pushAnswer) encode() []byte { return tlv.Append(newMessage(), tagPushSummary, m.summary) }

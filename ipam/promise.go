@@ -74,7 +74,7 @@ func (a *Allocator) promise(p *ring.Proposal, digest []byte) (promiseAnswer, err
 			return promiseAnswer{}, err
 		}
 	}
-	answer := promiseAnswer{idle: a.phase == phaseStopped || a.phase == phaseLeft}
+	answer := promiseAnswer{idle: a.phase == phaseStopped || a.phase == phaseLeft, novice: a.Novice()}
 	if !bytes.Equal(digest, a.ring.Digest()) {
 		answer.ring = a.ring.Encode()
 	}

@@ -31,6 +31,7 @@ type promiseAnswer struct {
 	higher  []byte       // the proposal that it has promised, with verdictNumber
 	newer   []ring.Named // starts that it has heard of, with verdictNewer and verdictStopped
 	idle    bool         // it can use no block: it has stopped or left
+	novice  bool         // it counts in no quorum of promises yet
 }
 
 // verdict is a survivor's decision. It travels, so numbers are never given a new meaning.
@@ -60,6 +61,7 @@ const (
 	tagPromiseNewer   = 7 // list of node(16) incarnation(8)
 	tagPromiseIdle    = 8
 	tagPromiseLacks   = 9 // summary
+	tagPromiseNovice  = 10
 
 	joinerSize    = peer.IDSize + 8 + 1
 	joinerSilent  = 1 // flag: it will not vote
@@ -121,7 +123,7 @@ func (m promiseAnswer) encode() []byte {
 	if m.summary != nil {
 		b = tlv.Append(b, tagPromiseLacks, m.summary)
 	}
-	return b
+	return tlv.AppendBool(b, tagPromiseNovice, m.novice)
 }
 
 func parsePromiseAnswer(b []byte) (m promiseAnswer, err error) {
@@ -157,5 +159,6 @@ func parsePromiseAnswer(b []byte) (m promiseAnswer, err error) {
 	}
 	m.idle = r.Bool(tagPromiseIdle)
 	m.summary = r.Bytes(tagPromiseLacks, maxMessage)
+	m.novice = r.Bool(tagPromiseNovice)
 	return m, r.Err()
 }

@@ -18,6 +18,10 @@ const (
 	// ahead of need.
 	askLast  = 5 * time.Second
 	restLast = time.Minute
+	// askPatience bounds the time that a lender gets for one answer: callTimeout at first, twice as long after each time
+	// that it was silent although it is said to be alive. On machines that are slow for a while nobody would ever get
+	// anything otherwise, for each answer would come a moment after the one who asked had gone.
+	askPatience = 8 * callTimeout
 )
 
 // outcome is what a round of asking for space came to.
@@ -64,7 +68,7 @@ func (a *Allocator) empty() bool {
 
 // ask asks others for space whenever it is short, ahead of need, so that claims do not wait for the network.
 func (a *Allocator) ask(ctx context.Context) {
-	requests := make(map[peer.ID]requestID)
+	d := dealings{requests: make(map[peer.ID]requestID), patience: make(map[peer.ID]time.Duration)}
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,7 +76,7 @@ func (a *Allocator) ask(ctx context.Context) {
 		case <-a.asks:
 		}
 		for pause := askFirst; a.wants(ctx); pause = min(2*pause, restLast) {
-			lacks, got := a.askRound(ctx, requests)
+			lacks, got := a.askRound(ctx, d)
 			if ctx.Err() != nil {
 				return
 			}
@@ -131,31 +135,53 @@ func (a *Allocator) rest(ctx context.Context, d time.Duration) bool {
 	return true
 }
 
+// dealings is what is remembered of lenders from round to round.
+type dealings struct {
+	requests map[peer.ID]requestID     // that were not answered
+	patience map[peer.ID]time.Duration // for one answer, of those that were silent
+}
+
+// timeFor is how long to wait for an answer of a lender.
+func (d dealings) timeFor(id peer.ID) time.Duration { return max(callTimeout, d.patience[id]) }
+
+// learn notes whether a lender answered. One that is dead gets no more time: it would only hold up the round.
+func (d dealings) learn(id peer.ID, l lack, alive bool) {
+	if l == lackUnreachable && alive {
+		d.patience[id] = min(2*d.timeFor(id), askPatience)
+	} else {
+		delete(d.patience, id)
+	}
+}
+
 // askRound asks all members that own space, those who own most first: what each could lend, then whoever could lend
 // most for it. It ends with the first block.
-func (a *Allocator) askRound(ctx context.Context, requests map[peer.ID]requestID) (lacks map[peer.ID]lack, got bool) {
+func (a *Allocator) askRound(ctx context.Context, d dealings) (lacks map[peer.ID]lack, got bool) {
 	lacks = make(map[peer.ID]lack)
-	lenders, others := a.lenders()
+	living, dead, others := a.lenders()
 	for _, id := range others {
 		lacks[id] = lackUnreachable
 	}
-	for chunk := range slices.Chunk(lenders, parallel) {
-		var mu sync.Mutex // guards sizes and lacks
+	for chunk := range slices.Chunk(slices.Concat(living, dead), parallel) {
+		answers := make([]spareAnswer, len(chunk))
+		var asked sync.WaitGroup
+		for i, id := range chunk {
+			asked.Go(func() { answers[i] = a.askSpare(ctx, id, d.timeFor(id)) })
+		}
+		asked.Wait()
 		sizes := make(map[peer.ID]uint64)
-		a.forEach(ctx, chunk, func(ctx context.Context, id peer.ID) {
-			answer := a.askSpare(ctx, id)
-			mu.Lock()
-			defer mu.Unlock()
-			if answer.reason == lackNothing {
-				sizes[id] = answer.size
+		for i, id := range chunk {
+			if answers[i].reason == lackNothing {
+				sizes[id] = answers[i].size
 			} else {
-				lacks[id] = answer.reason
+				lacks[id] = answers[i].reason
+				d.learn(id, answers[i].reason, slices.Contains(living, id))
 			}
-		})
+		}
 		best := slices.DeleteFunc(chunk, func(id peer.ID) bool { _, ok := sizes[id]; return !ok })
 		slices.SortStableFunc(best, func(x, y peer.ID) int { return cmp.Compare(sizes[y], sizes[x]) })
 		for _, id := range best {
-			reason := a.askFor(ctx, id, requests)
+			reason := a.askFor(ctx, id, d)
+			d.learn(id, reason, slices.Contains(living, id))
 			if reason == lackNothing {
 				return lacks, true
 			}
@@ -165,9 +191,9 @@ func (a *Allocator) askRound(ctx context.Context, requests map[peer.ID]requestID
 	return lacks, false
 }
 
-// lenders lists the members to ask for space: the living first, then those who own most. Others own space too, but have
-// been removed or are not known yet. Who owns nothing is neither.
-func (a *Allocator) lenders() (lenders, others []peer.ID) {
+// lenders lists the members to ask for space: the living and then the dead, those who own most first. Others own space
+// too, but have been removed or are not known yet. Who owns nothing is none of them.
+func (a *Allocator) lenders() (living, dead, others []peer.ID) {
 	a.mu.RLock()
 	blocks := a.blocks
 	a.mu.RUnlock()
@@ -180,26 +206,24 @@ func (a *Allocator) lenders() (lenders, others []peer.ID) {
 		case id == a.self:
 		case !known || state == peer.Removed:
 			others = append(others, id)
+		case state == peer.Dead:
+			dead = append(dead, id)
 		default:
-			lenders = append(lenders, id)
+			living = append(living, id)
 		}
 	}
-	slices.SortFunc(lenders, func(x, y peer.ID) int {
-		return cmp.Or(cmp.Compare(dead(states[x]), dead(states[y])),
-			cmp.Compare(addresses(blocks[y]), addresses(blocks[x])), x.Compare(y))
-	})
-	return lenders, others
-}
-
-func dead(s peer.State) int {
-	if s == peer.Dead {
-		return 1
+	richest := func(x, y peer.ID) int {
+		return cmp.Or(cmp.Compare(addresses(blocks[y]), addresses(blocks[x])), x.Compare(y))
 	}
-	return 0
+	slices.SortFunc(living, richest)
+	slices.SortFunc(dead, richest)
+	return living, dead, others
 }
 
 // askSpare asks one member what it could lend. Who has nothing tells who owns what by now, where that differs.
-func (a *Allocator) askSpare(ctx context.Context, id peer.ID) spareAnswer {
+func (a *Allocator) askSpare(ctx context.Context, id peer.ID, patience time.Duration) spareAnswer {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	req := spareRequest{a.current().Digest()}
 	b, err := a.cfg.Network.Call(ctx, id, methodSpare, req.encode())
 	if err != nil {
@@ -221,20 +245,20 @@ func (a *Allocator) askSpare(ctx context.Context, id peer.ID) spareAnswer {
 
 // askFor asks one member for a block. A request whose answer was lost is repeated under its name, so that the lender
 // gives no second block for it.
-func (a *Allocator) askFor(ctx context.Context, id peer.ID, requests map[peer.ID]requestID) lack {
-	request, repeated := requests[id]
+func (a *Allocator) askFor(ctx context.Context, id peer.ID, d dealings) lack {
+	request, repeated := d.requests[id]
 	if !repeated {
 		rand.Read(request[:])
-		requests[id] = request
+		d.requests[id] = request
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d.timeFor(id))
 	defer cancel()
 	b, err := a.cfg.Network.Call(ctx, id, methodGrant, grantRequest{request}.encode())
 	if err != nil {
 		a.log.Debug("no answer to a request for space", "peer", id, "err", err)
 		return lackUnreachable
 	}
-	delete(requests, id)
+	delete(d.requests, id)
 	answer, err := parseGrantAnswer(b)
 	if err != nil {
 		a.log.Warn("unreadable answer to a request for space", "peer", id, "err", err)

@@ -20,6 +20,7 @@ type round struct {
 
 	mu       sync.Mutex // guards the rest
 	promised peer.Set
+	novices  peer.Set              // those of them that count in no quorum yet
 	heirs    peer.Set              // those of them that can use blocks
 	joining  map[peer.ID][]peer.ID // members-to-be that each knew when it promised and that may still become members
 	beaten   bool
@@ -30,7 +31,7 @@ func (m *remover) propose(ctx context.Context, named []ring.Named, forced bool) 
 	a := m.a
 	r := &round{
 		forced: forced, began: a.now(), promised: peer.SetOf(a.self), heirs: peer.SetOf(a.self),
-		joining: make(map[peer.ID][]peer.ID),
+		novices: make(peer.Set), joining: make(map[peer.ID][]peer.ID),
 	}
 	var failed error
 	err := a.do(ctx, func() {
@@ -163,7 +164,12 @@ func (m *remover) finish(ctx context.Context, r *round, waits []peer.ID) (done b
 	case r.open():
 		a.setHindrance("reclaim waits for a join under way", nil)
 		return false, nil
-	case !weak.has(WithoutQuorum) && !peer.Quorum(b.voters, r.promised):
+	case !weak.has(WithoutQuorum) && !peer.Quorum(b.voters, r.versed(a)):
+		if peer.Quorum(b.voters, r.promised) {
+			a.setHindrance("reclaim waits until members that joined lately have heard what those before them know; if these are lost: "+
+				"weft peer remove --force", nil)
+			return false, nil
+		}
 		a.setHindrance("those that are left are no quorum of the voters: weft peer remove --force finishes without", nil)
 		return false, nil
 	}
@@ -253,6 +259,9 @@ func (r *round) yes(id peer.ID, answer promiseAnswer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.promised.Add(id)
+	if delete(r.novices, id); answer.novice {
+		r.novices.Add(id)
+	}
 	if !answer.idle {
 		r.heirs.Add(id)
 	}
@@ -299,12 +308,23 @@ func (r *round) open() bool {
 	return false
 }
 
-// toAsk lists the survivors that have to be asked: those that have not promised, and those that know of a join.
+// versed lists those who have promised and count in a quorum.
+func (r *round) versed(a *Allocator) peer.Set {
+	self := a.Novice()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := maps.Clone(r.promised)
+	maps.DeleteFunc(all, func(id peer.ID, _ struct{}) bool { return r.novices.Has(id) || self && id == a.self })
+	return all
+}
+
+// toAsk lists the survivors that have to be asked: those that have not promised, those that know of a join, and those that
+// may count by now.
 func (r *round) toAsk(survivors []peer.ID, self peer.ID) []peer.ID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(survivors), func(id peer.ID) bool {
-		return id == self || r.promised.Has(id) && len(r.joining[id]) == 0
+		return id == self || r.promised.Has(id) && len(r.joining[id]) == 0 && !r.novices.Has(id)
 	})
 }
 

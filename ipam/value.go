@@ -20,6 +20,7 @@ const (
 	metaIncarnation = "incarnation"
 	metaStopped     = "stopped"
 	metaRemoved     = "removed" // stopped, because this node is no member any more
+	metaNovice      = "novice"  // since the first start, until a quorum has told of all starts before the join
 	metaPromise     = "promise" // the proposal with the highest number that was promised
 
 	tagNumber   = 1 // of a number
@@ -57,6 +58,7 @@ type state struct {
 	incarnation uint64
 	stopped     string // why this identity must not write any more; empty normally
 	removed     bool   // stopped because it was removed
+	novice      bool
 	promised    *ring.Proposal
 	refused     map[peer.ID]uint64
 	taken       []ring.ID
@@ -161,6 +163,8 @@ func (st *state) loadMeta(key string, value []byte) error {
 		return err
 	case metaRemoved:
 		st.removed = true
+	case metaNovice:
+		st.novice = true
 	case metaPromise:
 		r, err := parseValue("a promise", value)
 		if err != nil {
@@ -219,6 +223,9 @@ func putRefused(id peer.ID, view uint64) Op {
 func deleteRefused(id peer.ID) Op { return Op{Table: tableRefuse, Key: id[:]} }
 
 func putRemoved() Op { return Op{tableMeta, []byte(metaRemoved), newValue()} }
+
+func putNovice() Op    { return Op{tableMeta, []byte(metaNovice), newValue()} }
+func deleteNovice() Op { return Op{Table: tableMeta, Key: []byte(metaNovice)} }
 
 func putTaken(id ring.ID) Op    { return Op{tableTaken, id[:], newValue()} }
 func deleteTaken(id ring.ID) Op { return Op{Table: tableTaken, Key: id[:]} }

@@ -103,8 +103,11 @@ func FuzzStoredValue(f *testing.F) {
 
 // FuzzMessage: no call and no answer of another member breaks this node, and what can be read is written alike.
 func FuzzMessage(f *testing.F) {
-	f.Add(syncRequest{start{1, 2}, []byte("digest"), []byte("summary")}.encode())
-	f.Add(syncAnswer{start{1, 2}, []byte("ring"), []peer.Voter{{ID: peer.ID{1}, JoinSeq: 5}}, []byte("roster"), true}.encode())
+	f.Add(syncRequest{start{1, 2}, []byte("digest"), []byte("summary"), []byte("starts")}.encode())
+	f.Add(syncAnswer{
+		before: start{1, 2}, ring: []byte("ring"), voters: []peer.Voter{{ID: peer.ID{1}, JoinSeq: 5}}, roster: []byte("roster"), partial: true,
+		heard: []heard{{peer.ID{1}, start{2, 3}}}, novice: true,
+	}.encode())
 	f.Add(spareRequest{[]byte("digest")}.encode())
 	f.Add(spareAnswer{4096, lackNothing, nil}.encode())
 	f.Add(spareAnswer{0, lackSpace, []byte("ring")}.encode())
@@ -117,7 +120,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(promiseRequest{[]byte("proposal"), []byte("digest"), []byte("summary"), []byte("delta")}.encode())
 	f.Add(promiseAnswer{verdict: verdictUnproven, summary: []byte("summary")}.encode())
 	f.Add(promiseAnswer{
-		verdict: verdictYes, ring: []byte("ring"), roster: []byte("roster"), idle: true,
+		verdict: verdictYes, ring: []byte("ring"), roster: []byte("roster"), idle: true, novice: true,
 		joining: []peer.Info{{ID: peer.ID{1}, JoinSeq: 7, Ephemeral: true}},
 	}.encode())
 	f.Add(promiseAnswer{

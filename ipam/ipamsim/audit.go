@@ -71,6 +71,8 @@ type view struct {
 	running   bool // it was looked at since its Run began
 	removed   Reason
 	began     time.Duration // its last start
+	novice    bool          // it counts in no quorum of promises yet
+	robbed    map[int]bool  // atoms that others gave away, after a removal by force took them for theirs
 }
 
 func (a *audit) init(w *World) {
@@ -103,7 +105,7 @@ func (a *audit) started(m *Machine) {
 		have[c.Container] = c.Addr()
 	}
 	for container, addr := range m.Told {
-		if have[container] != addr {
+		if have[container] != addr && !a.robbed(m, addr) {
 			a.fail("I5: %s told %s that it has %s; after a start it has %s", m, container, addr, have[container])
 		}
 	}
@@ -155,7 +157,7 @@ func (a *audit) look() {
 func (a *audit) see(m *Machine) {
 	alloc, v := m.now.alloc, &m.view
 	was := v.confirmed
-	v.confirmed = alloc.Status().Confirmed
+	v.confirmed, v.novice = alloc.Status().Confirmed, alloc.Novice()
 	a.seeClaims(m, alloc.Claims(), was || v.confirmed)
 	runs := alloc.Runs()
 	if len(v.runs) > 0 && len(runs) > 0 && &runs[0] == &v.runs[0] && was == v.confirmed {
@@ -242,6 +244,12 @@ func (a *audit) seeEntry(m *Machine, i int, old, e entry, first, confirmed bool)
 	if e.seq == 0 && e.view == 0 {
 		return
 	}
+	if a.rivals != "" && old.owner == m.key.id && e.owner != m.key.id && e.grantor != m.key.id {
+		if m.view.robbed == nil {
+			m.view.robbed = make(map[int]bool)
+		}
+		m.view.robbed[i] = true
+	}
 	a.seeLate(m, i, at, e)
 	known, ok := a.entries[at]
 	switch {
@@ -293,6 +301,16 @@ func (a *audit) seeClaims(m *Machine, claims []ipam.Claim, confirmed bool) {
 	v.claims, v.fresh = now, false
 }
 
+// robbed reports whether a machine lost an address that it had given: a removal was forced without its answer, and it is told
+// that somebody else has been given the block. It keeps to that, and gives the container another.
+func (a *audit) robbed(m *Machine, addr netip.Addr) bool { return m.view.robbed[a.atom(addr)] }
+
+// atom is the number of the atom that an address is in.
+func (a *audit) atom(addr netip.Addr) int {
+	i, _, _ := a.w.universe.Range(netip.PrefixFrom(addr, a.w.setup.AtomBits).Masked())
+	return i
+}
+
 // gave judges an address at the moment when its user is told.
 func (a *audit) gave(m *Machine, addr netip.Addr) {
 	if m.view.tainted != "" {
@@ -306,7 +324,7 @@ func (a *audit) gave(m *Machine, addr netip.Addr) {
 	if a.rivals != "" {
 		return
 	}
-	atom, _, _ := a.w.universe.Range(netip.PrefixFrom(addr, a.w.setup.AtomBits).Masked())
+	atom := a.atom(addr)
 	for _, o := range a.w.machines {
 		if o != m && trusted(o) && trusted(m) {
 			for container, other := range o.Told {

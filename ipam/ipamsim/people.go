@@ -30,7 +30,7 @@ func (w *World) Claim(m *Machine, container string, at netip.Addr, then func(net
 				w.counts.Claims++
 				w.note(m.index, int(hashOf(c.Addr().AsSlice())&0xffff), "address")
 				w.audit.gave(m, c.Addr())
-				if old, ok := m.Told[container]; ok && old != c.Addr() && !m.view.forever {
+				if old, ok := m.Told[container]; ok && old != c.Addr() && !m.view.forever && !w.audit.robbed(m, old) {
 					w.audit.fail("I5: %s told %s %s, and now %s", m, container, old, c.Addr())
 				}
 				m.Told[container] = c.Addr()

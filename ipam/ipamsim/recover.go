@@ -110,6 +110,9 @@ func (w *World) unwell() string {
 		if !m.view.confirmed {
 			return fmt.Sprintf("%s is not confirmed: %s", m, m.now.alloc.Status().Reason)
 		}
+		if _, has := m.now.alloc.HostAddress(); !has && w.roomy() {
+			return fmt.Sprintf("%s has no address: %s", m, m.now.alloc.Status().Reason)
+		}
 		if m.roster.sum != all.sum {
 			return fmt.Sprintf("%s does not know all members", m)
 		}

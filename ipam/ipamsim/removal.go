@@ -120,7 +120,8 @@ func (w *World) viable() bool {
 }
 
 // quorums asks each of those who can come back, for they may not agree yet on whose removal is complete. Without an issuer
-// among them nobody is asked.
+// among them nobody is asked. Who has joined and could not be told yet what those before it know may never be, so it does not
+// count: where that matters people have to force a removal.
 func (w *World) quorums(all *roster, without *Machine) (quorums, ballots int) {
 	back := make(peer.Set)
 	var fenced []peer.Set
@@ -130,6 +131,9 @@ func (w *World) quorums(all *roster, without *Machine) (quorums, ballots int) {
 			continue
 		}
 		if m.leaving || m.now != nil && m.now.alloc.Leaving() { // it may have left, and only its word be missing
+			continue
+		}
+		if m.now != nil && m.now.alloc.Novice() || m.now == nil && m.view.novice {
 			continue
 		}
 		back.Add(m.key.id)

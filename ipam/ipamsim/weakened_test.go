@@ -347,6 +347,30 @@ func TestWeakenedSyncRoster(t *testing.T) { // R4, R10
 	}
 }
 
+// Two of four voters, one of them the oldest, confirm a start of the oldest, which was removed while it was down, and do not know
+// of that. A fifth joins by the same two. Then the other witness is lost, and the fifth makes a quorum of three with those who know
+// of the removal and of no start since.
+func TestWeakenedTeaching(t *testing.T) { // R7, R10
+	weakened(t, ipam.WithoutTeaching, 3, func(g *ground) {
+		oldest, leader, witness := g.n(0), g.n(1), g.n(2)
+		g.Kill(oldest)
+		g.Part([]*ipamsim.Machine{oldest, witness})
+		g.Remove(leader, ipamsim.ByHand, oldest)
+		g.Start(oldest)
+		g.wait("a start is confirmed", 20*time.Second, func() bool { return oldest.Up().Status().Confirmed })
+		g.Fate = func(from, _ *ipamsim.Machine, kind string) ipamsim.Fate { // nobody hears of the start from who started
+			return ipamsim.Fate{Lost: from == oldest && kind == askSync}
+		}
+		fifth := g.Join(witness, true, nil)
+		g.wait("a fifth joins", 20*time.Second, func() bool { return fifth.Up() != nil })
+		g.Run(3 * time.Second)
+		g.Kill(witness)
+		g.Part([]*ipamsim.Machine{oldest})
+		g.Remove(leader, ipamsim.ByHand, witness)
+		g.Run(30 * time.Second)
+	})
+}
+
 // The key of the founder is stolen. After its removal the thief writes rivals of what the founder once gave away.
 func TestWeakenedRivals(t *testing.T) { // R9, I11
 	weakened(t, ipam.WithoutRefusal, 3, func(g *ground) {
