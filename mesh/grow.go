@@ -56,7 +56,7 @@ func (r *Roster) grow(items [][]byte, strict bool) error {
 		r.write.Unlock()
 		return bad
 	}
-	err := r.store.Save(storeRoster, r.snapshotWith(p))
+	err := r.archive.keep(p.add, r.sizeWith(p), func() []byte { return r.snapshotWith(p) })
 	if err == nil {
 		r.apply(p)
 	}
@@ -276,7 +276,8 @@ func compareInvitations(a, b *identity.Invitation) int {
 	return bytes.Compare(a.Raw(), b.Raw())
 }
 
-func (r *Roster) snapshotWith(p plan) []byte {
+// sizeWith is about how large a snapshot is: what a plan drops is counted yet.
+func (r *Roster) sizeWith(p plan) int {
 	size := 1
 	for _, raw := range r.items {
 		size += itemHead + len(raw)
@@ -284,7 +285,11 @@ func (r *Roster) snapshotWith(p plan) []byte {
 	for _, e := range p.add {
 		size += itemHead + len(e.raw)
 	}
-	b := append(make([]byte, 0, size), byte(listVersion))
+	return size
+}
+
+func (r *Roster) snapshotWith(p plan) []byte {
+	b := append(make([]byte, 0, r.sizeWith(p)), byte(listVersion))
 	for key, raw := range r.items {
 		if _, gone := p.drop[key]; !gone {
 			b = appendItem(b, raw)

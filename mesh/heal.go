@@ -28,6 +28,7 @@ const (
 type healer struct {
 	mesh  *Mesh
 	hints chan peer.ID
+	back  chan struct{} // capacity 1: somebody was heard whom rumour calls dead
 
 	mu     sync.Mutex // guards all below
 	trying peer.Set
@@ -35,7 +36,10 @@ type healer struct {
 }
 
 func newHealer(m *Mesh) *healer {
-	return &healer{mesh: m, hints: make(chan peer.ID, hintQueue), trying: peer.Set{}, last: map[peer.ID]time.Time{}}
+	return &healer{
+		mesh: m, hints: make(chan peer.ID, hintQueue), back: make(chan struct{}, 1),
+		trying: peer.Set{}, last: map[peer.ID]time.Time{},
+	}
 }
 
 // Hint says that a path to a member has come up: a good moment to try it, or to tell it what datagrams that were lost
@@ -60,6 +64,8 @@ func (h *healer) run(ctx context.Context, members *memberlist.Memberlist) {
 	try(h.mesh.seeds[:min(len(h.mesh.seeds), aloneTries)]...)
 	timer := time.NewTimer(rand.N(aloneEvery))
 	defer timer.Stop()
+	together := newReunion()
+	defer together.timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -76,6 +82,14 @@ func (h *healer) run(ctx context.Context, members *memberlist.Memberlist) {
 			ids, again := h.turn()
 			try(ids...)
 			timer.Reset(again)
+		case <-h.back:
+			together.wake()
+		case <-together.timer.C:
+			back, waiting := h.mesh.back()
+			missing := h.mesh.missing()
+			if together.turn(1+len(h.mesh.alive()), len(missing), len(back), waiting) {
+				try(h.whomToAsk(back, missing))
+			}
 		}
 	}
 }
@@ -100,6 +114,22 @@ func (h *healer) turn() ([]peer.ID, time.Duration) {
 		return nil, jitter(healEvery)
 	}
 	return missing[:1], jitter(healEvery)
+}
+
+// whomToAsk picks one of the living, most of whom know more of the others, or one of those who are missing, who may not
+// know what is said of them: one who is back, if any is.
+func (h *healer) whomToAsk(back, missing []peer.ID) peer.ID {
+	living := h.mesh.alive()
+	if len(back) > 0 {
+		missing = back
+	}
+	if len(missing) == 0 || len(living) > 0 && rand.IntN(2) == 0 {
+		missing = living
+	}
+	if len(missing) == 0 {
+		return h.mesh.self // nobody
+	}
+	return missing[rand.IntN(len(missing))]
 }
 
 // fresh reports whether this is the first hint about a member for a while.
@@ -128,11 +158,14 @@ func (h *healer) begin(id peer.ID) bool {
 }
 
 func (h *healer) try(members *memberlist.Memberlist, id peer.ID) {
+	missing := slices.Contains(h.mesh.missing(), id)
 	_, err := members.Join([]string{gossipName(id)})
-	if err != nil {
+	switch {
+	case err != nil:
 		h.mesh.log.Debug("member not reached", "peer", id, "err", err)
-	} else {
+	case missing:
 		h.mesh.log.Info("member reached", "peer", id)
+		h.mesh.heard(id)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

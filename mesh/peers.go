@@ -14,6 +14,7 @@ type life struct {
 	since  time.Time // of the last change of alive
 	heard  time.Time // last datagram or stream from it
 	failed time.Time // last stream to it that could not be opened
+	back   time.Time // first sign of life since rumour called it dead, or a stream to it failed; see reunion
 }
 
 // lifeOf is called with the lock held.
@@ -45,8 +46,15 @@ func (m *Mesh) heard(id peer.ID) {
 	l := m.lifeOf(id)
 	before := l.state()
 	l.heard = time.Now()
+	back := !l.alive && !l.since.IsZero() && l.back.IsZero()
+	if back {
+		l.back = l.heard
+	}
 	after := l.state()
 	m.mu.Unlock()
+	if back {
+		signal(m.heal.back)
+	}
 	if before != after {
 		m.poke()
 	}
@@ -60,6 +68,7 @@ func (m *Mesh) unanswered(id peer.ID, since time.Time) {
 	if since.After(l.heard) && since.After(l.since) {
 		l.failed = time.Now()
 	}
+	l.back = time.Time{}
 	after := l.state()
 	m.mu.Unlock()
 	if before != after {
@@ -87,7 +96,7 @@ func (m *Mesh) hearRumour(name string, alive bool) {
 	l := m.lifeOf(id)
 	changed := l.alive != alive
 	if l.alive = alive; changed {
-		l.since, l.failed = time.Now(), time.Time{}
+		l.since, l.failed, l.back = time.Now(), time.Time{}, time.Time{}
 	}
 	if !known && !alive {
 		delete(m.life, id)

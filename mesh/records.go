@@ -20,7 +20,8 @@ import (
 const (
 	savedDelay = 20 * time.Millisecond  // changes within it are written together
 	savedPause = 250 * time.Millisecond // at least, between two writes
-	savedShare = 20                     // and so many times what the last one took
+	savedShare = 20                     // and so many times what the last one took,
+	savedMost  = time.Second            // at most: a daemon that is killed meanwhile starts without its newest peers' addresses
 )
 
 // errUnknownMember says that a record came before its author's certificate: it will be offered again.
@@ -301,7 +302,7 @@ func (m *Mesh) keepRecords(ctx context.Context) {
 		}
 		began := time.Now()
 		m.saveRecords()
-		if !sleep(ctx, max(savedPause, savedShare*time.Since(began))) {
+		if !sleep(ctx, min(max(savedPause, savedShare*time.Since(began)), savedMost)) {
 			return
 		}
 	}

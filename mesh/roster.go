@@ -28,7 +28,7 @@ const (
 type Roster struct {
 	root    ed25519.PublicKey
 	founder peer.ID
-	store   Store
+	archive archive
 	memo    *Memo
 	changed func(growth) // after every change, outside the locks
 
@@ -61,7 +61,7 @@ func newRoster(c *identity.Cluster, store Store, saved []byte, memo *Memo) (*Ros
 	r := &Roster{
 		root:    c.Root,
 		founder: c.Founder,
-		store:   store,
+		archive: archive{store: store},
 		memo:    memo,
 		changed: func(growth) {},
 		items:   map[hash][]byte{},
@@ -77,7 +77,9 @@ func newRoster(c *identity.Cluster, store Store, saved []byte, memo *Memo) (*Ros
 	items, broken := splitList("roster", slices.Clone(saved))
 	plan, bad := r.plan(items)
 	r.apply(plan)
-	return r, errors.Join(broken, bad)
+	err := errors.Join(broken, bad)
+	r.archive.found(saved, err)
+	return r, err
 }
 
 // Root is the key that every item is verified against.

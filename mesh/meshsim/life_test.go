@@ -23,6 +23,9 @@ var (
 	step   = flag.Duration("step", time.Minute, "length of each phase but the storm")
 )
 
+// talk is how long after a storm of a thousand joins gossip goes on about them.
+const talk = 2 * time.Minute
+
 // wan is a network between continents.
 func wan() meshtest.Conditions {
 	return meshtest.Conditions{Delay: 40 * time.Millisecond, Jitter: 20 * time.Millisecond, Loss: *loss}
@@ -86,9 +89,9 @@ func storm(w *World) {
 	w.report("memory", "%s", w.memory())
 }
 
-// idle: nothing happens.
+// idle: nothing happens, and what happened before has been told.
 func idle(w *World) {
-	time.Sleep(*step)
+	time.Sleep(max(*step, talk))
 	before := w.sample()
 	time.Sleep(*step)
 	w.report("idle", "%v", w.between(before, w.sample()))

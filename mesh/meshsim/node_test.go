@@ -3,6 +3,7 @@ package meshsim_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -167,6 +168,8 @@ func (l *listener) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+var _ mesh.Appender = (*disk)(nil)
+
 // disk is a mesh.Store that outlives the node.
 type disk struct {
 	mu      sync.Mutex // guards all below
@@ -187,6 +190,18 @@ func (d *disk) Save(name string, b []byte) error {
 	d.saves++
 	d.written += len(b)
 	d.values[name] = b // the mesh makes it anew for each save
+	return nil
+}
+
+func (d *disk) Append(name string, size int, b []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.values[name]) != size {
+		return fmt.Errorf("%s has %d bytes, not %d", name, len(d.values[name]), size)
+	}
+	d.saves++
+	d.written += len(b)
+	d.values[name] = append(d.values[name], b...)
 	return nil
 }
 

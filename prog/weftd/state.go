@@ -19,8 +19,8 @@ import (
 )
 
 // stateDir is the node's folder, 0700. Each file is written whole: to a temporary name, synced, renamed, and the folder
-// synced, so that a crash leaves the old file or the new one. The ring and the claims live in a database of their own
-// (ipam's); what is here changes with membership, a few times a day.
+// synced, so that a crash leaves the old file or the new one; the roster grows at its end, too. The ring and the claims
+// live in a database of their own (ipam's); what is here changes with membership, a few times a day.
 //
 //	identity.key   this life of the node (PEM, Ed25519)      root.key    the cluster's root key, where it is held
 //	clients.key, clients   key for clients from outside, and who they are
@@ -281,6 +281,28 @@ func (s *stateDir) Load(name string) ([]byte, error) {
 
 // Save replaces a value durably.
 func (s *stateDir) Save(name string, b []byte) error { return s.write(name, b) }
+
+// Append adds to a value that has size bytes, durably; see mesh.Appender.
+func (s *stateDir) Append(name string, size int, b []byte) error {
+	f, err := os.OpenFile(s.file(name), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("add to state %s: %w", name, err)
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != int64(size) {
+		err = fmt.Errorf("it has %d bytes, not %d", info.Size(), size)
+	}
+	if err == nil {
+		_, err = f.Write(b)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("add to state %s: %w", name, err)
+	}
+	return nil
+}
 
 // noiseKey reads the sleeve's key, or makes and stores one.
 func (s *stateDir) noiseKey() (*ecdh.PrivateKey, error) { return s.x25519(fileNoise) }
