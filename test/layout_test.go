@@ -32,7 +32,8 @@ var directions = []direction{
 
 	{"mesh", []string{"mesh/...", "crypto/..."}, "membership knows nothing of addresses and packets: prog/weftd/glue.go joins them"},
 	{"mesh/peer", nil, "the shared vocabulary lies below everything"},
-	{"mesh/circuit", []string{"mesh/peer", "crypto/..."}, "a circuit is a stream between two members; who is a member, others say"},
+	{"mesh/circuit", []string{"mesh/peer", "mesh/lobby", "crypto/..."}, "a circuit is a stream between two members; who is a member, others say"},
+	{"mesh/lobby", nil, "it counts callers, whatever they call for"},
 	{"mesh/join", []string{"mesh/peer", "mesh/circuit", "crypto/..."}, "joining ends where membership begins"},
 	{"mesh/meshsim", []string{"mesh", "mesh/circuit", "mesh/sparse", "mesh/peer", "crypto/identity"}, "it plays the mesh, and makes all else itself"},
 	{"mesh/sparse", []string{"mesh/peer"}, "who is worth a session is a pure machine"},
@@ -54,7 +55,7 @@ var directions = []direction{
 
 	{"prog/control", nil, "the command line and the container runtime link it, so it costs nothing"},
 	{"prog/control/controltest", []string{"prog/control"}, "the same"},
-	{"prog/wire", []string{"router", "router/sleeve", "crypto/...", "mesh/peer", "mesh/path"}, "the data plane outlives the daemon and must not need it"},
+	{"prog/wire", []string{"router", "router/sleeve", "crypto/...", "mesh/peer", "mesh/path", "mesh/lobby"}, "the data plane outlives the daemon and must not need it"},
 	{
 		"prog/weftd",
 		[]string{"mesh/...", "ipam/...", "router/...", "crypto/...", "prog/wire", "prog/control", "plugin/docker"},

@@ -144,24 +144,32 @@ func (s *server) answer(relay peer.ID, n Nonce) error {
 	if _, twice := s.answering[n]; twice {
 		return nil // rung again
 	}
-	if len(s.answering) >= MaxAnswers {
+	ofRelay := 0
+	for _, who := range s.answering {
+		if who == relay {
+			ofRelay++
+		}
+	}
+	if len(s.answering) >= MaxAnswers || ofRelay >= MaxAnswersPeer {
 		return errors.New("answer call: too many at once")
 	}
-	s.answering[n] = struct{}{}
+	s.answering[n] = relay
 	s.wg.Go(func() {
-		defer func() {
+		answered := sync.OnceFunc(func() {
 			s.c.mu.Lock()
 			defer s.c.mu.Unlock()
 			delete(s.answering, n)
-		}()
-		if err := s.pickUp(s.ctx, relay, n); err != nil && s.ctx.Err() == nil {
+		})
+		defer answered()
+		if err := s.pickUp(s.ctx, relay, n, answered); err != nil && s.ctx.Err() == nil {
 			s.c.cfg.Log.Debug("call not answered", "peer", relay, "err", err)
 		}
 	})
 	return nil
 }
 
-func (s *server) pickUp(ctx context.Context, relay peer.ID, n Nonce) error {
+// pickUp dials who rang and serves what it brings; answered is called in between: what is served has limits of its own.
+func (s *server) pickUp(ctx context.Context, relay peer.ID, n Nonce, answered func()) error {
 	dialing, cancel := context.WithTimeout(ctx, spliceSetup)
 	defer cancel()
 	conn, err := s.c.race(dialing, relay, s.c.direct(relay, kindAnswer), nil, false)
@@ -181,6 +189,7 @@ func (s *server) pickUp(ctx context.Context, relay peer.ID, n Nonce) error {
 	if err != nil {
 		return err
 	}
+	answered()
 	s.receive(ctx, raw, relay, 0)
 	return nil
 }

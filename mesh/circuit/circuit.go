@@ -24,19 +24,23 @@ const (
 	DialStagger      = 250 * time.Millisecond // before the next endpoint is tried beside those under way
 	MaxEndpoints     = 8                      // tried by one Dial
 
-	MaxHandshakes       = 64   // under way at once; more are closed at once
+	MaxHandshakes       = 64   // under way at once; for more the oldest makes room, if it is old
 	MaxHandshakesSource = 16   // of them, from one IPv4 address or IPv6 /64
+	MaxHandshakesRelay  = 32   // of as many that relays bring, by one relay
 	MaxCircuits         = 4096 // served at once
 	MaxCircuitsPeer     = 64   // of them, from one peer
 	MaxJoins            = 64   // machines in the join protocol at once
 
 	MaxSplices     = 256 // streams carried for others at once
 	MaxSplicesPeer = 16  // of them, for one peer that asked
-	MaxAnswers     = 32  // calls answered at once
+	MaxAnswers     = 64  // calls answered at once
+	MaxAnswersPeer = 32  // of them, of one peer
 	MaxVia         = 3   // relays tried by one Dial
 	MaxHops        = 2   // relays between two ends
 
 	maxVerified = 4096 // certificates remembered as good
+
+	handshakePatience = 2 * time.Second // no handshake makes room for another sooner
 )
 
 // Config is what circuits need to know about this node and the others.

@@ -1,50 +1,52 @@
 package circuit
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
+	"weft/mesh/lobby"
 	"weft/mesh/peer"
 )
 
-// gate counts what is under way, against the limits of the package.
+// gate counts what is under way, against the limits of the package. Handshakes that relays bring have rooms of their own: a
+// relay is a member, but may bring whatever it likes.
 type gate struct {
-	mu         sync.Mutex
-	handshakes int
-	joins      int
-	circuits   int
-	sources    map[netip.Prefix]int // handshakes by source
-	peers      map[peer.ID]int      // circuits by peer
-	carried    int
-	splices    map[peer.ID]int // streams carried, by who asked
+	handshakes *lobby.Lobby[netip.Prefix] // by where they come from
+	brought    *lobby.Lobby[peer.ID]      // by relay
+
+	mu       sync.Mutex // guards what follows
+	joins    int
+	circuits int
+	peers    map[peer.ID]int // circuits by peer
+	carried  int
+	splices  map[peer.ID]int // streams carried, by who asked
 }
 
 func newGate() gate {
-	return gate{sources: map[netip.Prefix]int{}, peers: map[peer.ID]int{}, splices: map[peer.ID]int{}}
-}
-
-// brought is where a stream comes from that a relay brings: nowhere, so that only the limit of all handshakes counts.
-var brought netip.AddrPort
-
-// enter takes a place for a handshake.
-func (g *gate) enter(from netip.AddrPort) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	p := network(from)
-	if g.handshakes >= MaxHandshakes || p.IsValid() && g.sources[p] >= MaxHandshakesSource {
-		return false
+	return gate{
+		handshakes: lobby.New[netip.Prefix](lobby.Limits{All: MaxHandshakes, Each: MaxHandshakesSource, Patience: handshakePatience}),
+		brought:    lobby.New[peer.ID](lobby.Limits{All: MaxHandshakes, Each: MaxHandshakesRelay, Patience: handshakePatience}),
+		peers:      map[peer.ID]int{}, splices: map[peer.ID]int{},
 	}
-	g.handshakes++
-	g.sources[p]++
-	return true
 }
 
-func (g *gate) leave(from netip.AddrPort) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.handshakes--
-	release(g.sources, network(from))
+// enter takes a place for a handshake, until leave is called. raw is closed if it must make room for another one.
+func (g *gate) enter(from origin, raw io.Closer) (leave func(), ok bool) {
+	if from.relay.IsZero() {
+		return in(g.handshakes, network(from.at), raw)
+	}
+	return in(g.brought, from.relay, raw)
+}
+
+func in[P comparable](l *lobby.Lobby[P], from P, raw io.Closer) (leave func(), ok bool) {
+	c := l.Enter(from, time.Now(), func() { _ = raw.Close() })
+	if c == nil {
+		return nil, false
+	}
+	return func() { l.Leave(c) }, true
 }
 
 // enterPeer takes a place for a circuit.

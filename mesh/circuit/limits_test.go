@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,7 +99,11 @@ func TestFloodsAreRefusedAtOnce(t *testing.T) {
 		if connect("10.0.1.1") {
 			t.Error("more handshakes than the limit")
 		}
-		time.Sleep(HandshakeTimeout) // fake time: the silent ones are closed
+		time.Sleep(handshakePatience) // fake time
+		if !connect("10.0.1.1") {
+			t.Error("the silent ones do not make room for another")
+		}
+		time.Sleep(HandshakeTimeout) // the silent ones are closed
 		synctest.Wait()
 		if !connect("2001:db8::1") {
 			t.Error("places were not given back")
@@ -133,5 +138,76 @@ func TestOnePeerCannotTakeAllCircuits(t *testing.T) {
 			t.Fatalf("after one was closed: %v", err)
 		}
 		conn.Close()
+	})
+}
+
+// TestOneRelayCannotTakeAllHandshakes: a member that says it brings streams of others, and then nothing, keeps neither those out
+// who come themselves nor those whom another relay brings.
+func TestOneRelayCannotTakeAllHandshakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, u := newCluster(), newUnderlay()
+		alice, bob, liar, other := c.member("alice"), c.member("bob"), c.member("liar"), c.member("other")
+		book := map[peer.ID][]netip.AddrPort{bob.ID(): {at(2)}}
+		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{Circuit: echo})
+		dial := func(m member, kind byte) (*Conn, error) {
+			conn, err := u.node(t, c.root.Public(), m, book).Dial(t.Context(), bob.ID(), kind)
+			if err == nil {
+				t.Cleanup(func() { conn.NetConn().Close() })
+			}
+			return conn, err
+		}
+		// open reports whether the far end waits for the first word of a handshake.
+		open := func(conn *Conn) bool {
+			conn.SetReadDeadline(time.Now().Add(time.Millisecond)) // fake time
+			_, err := conn.Read(make([]byte, 1))
+			return errors.Is(err, os.ErrDeadlineExceeded)
+		}
+		for i := range MaxHandshakesRelay + 1 {
+			conn, err := dial(liar, kindBrought)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := open(conn), i < MaxHandshakesRelay; got != want {
+				t.Fatalf("stream %d that a relay brings is kept: %v", i, got)
+			}
+		}
+		if conn, err := dial(other, kindBrought); err != nil || !open(conn) {
+			t.Errorf("another relay brings nothing any more: %v", err)
+		}
+		conn, err := dial(alice, 'x')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := repeat(conn); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestOneCallerCannotTakeAllAnswers: a member that rings and rings is answered a few times at once, and others are answered
+// all the same.
+func TestOneCallerCannotTakeAllAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		a, b, liar := w.live("a", echo), w.live("b", echo), w.live("liar", echo)
+		b.blocked.Add(liar.ID()) // so that an answer to it takes its time
+		synctest.Wait()          // until it serves
+		refused := 0
+		for i := range MaxAnswers {
+			if b.Answer(liar.ID(), Nonce{byte(i)}) != nil {
+				refused++
+			}
+		}
+		if refused != MaxAnswers-MaxAnswersPeer {
+			t.Errorf("%d of %d refused", refused, MaxAnswers)
+		}
+		a.blocked.Add(b.ID()) // so that it calls
+		var open []*Conn
+		for range MaxAnswersPeer + 4 { // answers that were given take no room
+			open = append(open, w.talk(a, b))
+		}
+		for _, conn := range open {
+			conn.Close()
+		}
 	})
 }

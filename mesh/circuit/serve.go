@@ -39,7 +39,7 @@ type Handlers struct {
 // Serve takes connections until ctx ends or accept fails for good (net.ErrClosed), and returns when all handlers have.
 func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{c: c, h: h, ctx: ctx, gate: newGate(), answering: map[Nonce]struct{}{}}
+	s := &server{c: c, h: h, ctx: ctx, gate: newGate(), answering: map[Nonce]peer.ID{}}
 	c.mu.Lock()
 	c.server = s
 	c.mu.Unlock()
@@ -70,11 +70,12 @@ func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
 			continue
 		}
 		from := origin{at: source(raw)}
-		if !s.gate.enter(from.at) {
+		leave, ok := s.gate.enter(from, raw)
+		if !ok {
 			raw.Close() // without a word: words are what a flood wants
 			continue
 		}
-		s.wg.Go(func() { s.serve(ctx, raw, from) })
+		s.wg.Go(func() { s.serve(ctx, raw, from, leave) })
 	}
 }
 
@@ -85,7 +86,7 @@ type server struct {
 	gate gate
 	wg   sync.WaitGroup
 
-	answering map[Nonce]struct{} // calls; guarded by the lock of c
+	answering map[Nonce]peer.ID // calls, and who rang; guarded by the lock of c
 }
 
 // origin is where a connection comes from.
@@ -95,15 +96,14 @@ type origin struct {
 	depth int // how many circuits it lies in
 }
 
-// serve owns raw and one place of the gate, which it gives back after the handshake.
-func (s *server) serve(ctx context.Context, raw net.Conn, from origin) {
+// serve owns raw and one place of the gate, which it leaves after the handshake.
+func (s *server) serve(ctx context.Context, raw net.Conn, from origin, leave func()) {
 	defer raw.Close()
 	stop := closeOnDone(ctx, raw)
 	defer stop()
 
 	raw.SetDeadline(time.Now().Add(HandshakeTimeout))
-	left := sync.OnceFunc(func() { s.gate.leave(from.at) })
-	defer left()
+	defer leave()
 	var cert *identity.Certificate // of the other end, when it is a member
 	t := tls.Server(raw, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return s.choose(hello, &cert, from)
@@ -113,7 +113,7 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from origin) {
 		return
 	}
 	if t.ConnectionState().NegotiatedProtocol == ALPNJoin {
-		left()
+		leave()
 		if !s.gate.enterJoin() {
 			return
 		}
@@ -124,7 +124,7 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from origin) {
 		return
 	}
 	conn, err := s.admit(t, cert)
-	left()
+	leave()
 	if err != nil {
 		s.c.cfg.Log.Info("refuse circuit", "endpoint", from.at, "err", err)
 		return

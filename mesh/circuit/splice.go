@@ -257,8 +257,11 @@ func (s *server) serveOwn(ctx context.Context, conn *Conn, depth int) (served bo
 
 // receive serves the bytes that a relay brings as if they had come from outside.
 func (s *server) receive(ctx context.Context, raw net.Conn, relay peer.ID, depth int) {
-	if depth >= MaxHops || !s.gate.enter(brought) {
+	if depth >= MaxHops {
 		return
 	}
-	s.serve(ctx, raw, origin{relay: relay, depth: depth + 1})
+	from := origin{relay: relay, depth: depth + 1}
+	if leave, ok := s.gate.enter(from, raw); ok {
+		s.serve(ctx, raw, from, leave)
+	}
 }

@@ -26,12 +26,8 @@ type caller struct {
 }
 
 func (c *callers) allow(a netip.Addr, now time.Time) bool {
-	bits := 32
-	if a = a.Unmap(); a.Is6() {
-		bits = 64
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
+	p := household(a)
+	if !p.IsValid() {
 		return true // nobody's address
 	}
 	c.mu.Lock()
@@ -51,4 +47,17 @@ func (c *callers) allow(a netip.Addr, now time.Time) bool {
 	}
 	c.all[p] = one
 	return may
+}
+
+// household is what one caller can have of the Internet: an IPv4 address, an IPv6 /64. Not valid for nobody's address.
+func household(a netip.Addr) netip.Prefix {
+	bits := 32
+	if a = a.Unmap(); a.Is6() {
+		bits = 64
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }

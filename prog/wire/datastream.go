@@ -20,7 +20,9 @@ const dataProtocol = "weft-data/1"
 
 // Limits of new connections to the weft port.
 const (
-	maxKnocking      = 256             // that have not said what they want
+	maxKnocking      = 256             // that have not said what they want; for more the oldest makes room
+	maxKnockingFrom  = 64              // of them, from one address (/32, /64)
+	knockPatience    = time.Second     // none makes room for another sooner
 	knockTimeout     = 5 * time.Second // to say it
 	handshakeTimeout = 5 * time.Second
 )

@@ -22,14 +22,17 @@ func (s *server) accept(ctx context.Context, d *door) {
 			}
 			continue
 		}
-		if s.knocking.Add(1) > maxKnocking {
-			s.knocking.Add(-1)
+		knock := s.knocking.Enter(household(remoteAddr(tc)), time.Now(), func() {
+			s.closed.Add(1)
+			tc.Close()
+		})
+		if knock == nil {
 			s.closed.Add(1)
 			tc.Close()
 			continue
 		}
 		s.tasks.Go(func() {
-			defer s.knocking.Add(-1)
+			defer s.knocking.Leave(knock)
 			_ = tc.SetReadDeadline(time.Now().Add(knockTimeout))
 			stop := context.AfterFunc(ctx, func() { _ = tc.SetReadDeadline(time.Unix(0, 1)) })
 			data := asksForData(tc)
@@ -38,6 +41,14 @@ func (s *server) accept(ctx context.Context, d *door) {
 			s.sort(ctx, tc, data)
 		})
 	}
+}
+
+// remoteAddr is where a connection comes from.
+func remoteAddr(tc *net.TCPConn) netip.Addr {
+	if a, ok := tc.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
 }
 
 // mayCall reports whether an address may open one more connection.
