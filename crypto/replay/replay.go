@@ -1,5 +1,5 @@
 // Package replay tells whether a 64-bit counter was seen before, over a sliding window. It knows nothing of keys or
-// packets: ask it only about counters of datagrams that were authenticated.
+// packets: let it accept only counters of datagrams that were authenticated.
 package replay
 
 // Size is how far behind the highest counter a late one is still accepted.
@@ -20,6 +20,15 @@ type Window struct {
 
 // Top is the highest counter accepted, and false when there was none.
 func (w *Window) Top() (uint64, bool) { return w.top, w.any }
+
+// Refuses reports whether Accept would refuse counter. It may be asked before a datagram is authenticated: what is refused
+// would be in any case, and the cost of finding out who sent it is spared.
+func (w *Window) Refuses(counter uint64) bool {
+	if !w.any || counter > w.top {
+		return false
+	}
+	return w.top-counter >= Size || w.seen[counter/wordBits%words]&(1<<(counter%wordBits)) != 0
+}
 
 // Accept reports whether counter is new and not too old, and remembers it. A refused counter changes nothing.
 func (w *Window) Accept(counter uint64) bool {

@@ -37,7 +37,11 @@ func TestWindowMatchesModel(t *testing.T) {
 				rapid.Int64Range(Size, 5*Size),
 			).Draw(t, "step")
 			c := next + uint64(step) // wraps: far jumps are wanted
+			refused := w.Refuses(c)
 			got, want := w.Accept(c), m.accept(c)
+			if refused == got {
+				t.Fatalf("Refuses(%d) = %v before Accept says %v", c, refused, got)
+			}
 			if got != want {
 				t.Fatalf("Accept(%d) = %v, want %v; top %d", c, got, want, m.top)
 			}

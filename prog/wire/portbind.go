@@ -5,13 +5,15 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	wgconn "golang.zx2c4.com/wireguard/conn"
 )
 
 const (
-	bindQueue = 1024             // datagrams that wait for a device; more are dropped and counted
+	bindQueue = 1024             // runs of datagrams that wait for a device
+	bindBytes = 2 << 20          // and how long they may be together; more are dropped, as a full socket drops them
 	maxRun    = 60 << 10         // bytes that are sent at once
 	indexLife = 10 * time.Minute // a session of WireGuard's lives three
 )
@@ -29,32 +31,49 @@ type foreign struct {
 	turned  time.Time
 }
 
-// offer is called by the engine for each datagram of WireGuard's; b is lent.
-func (f *foreign) offer(b []byte, from netip.AddrPort) {
+// offer is called by the engine for datagrams of WireGuard's, of size bytes each back to back; they are lent.
+func (f *foreign) offer(run []byte, size int, from netip.AddrPort) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if len(f.binds) == 1 {
-		f.binds[0].push(b, from)
+		f.binds[0].push(run, size, from)
 		return
 	}
+	for len(run) > 0 {
+		n := min(size, len(run))
+		to := f.receiver(run[:n])
+		for to != nil && n < len(run) {
+			next := min(size, len(run)-n)
+			if f.receiver(run[n:n+next]) != to {
+				break
+			}
+			n += next
+		}
+		if to != nil {
+			to.push(run[:n], size, from)
+		} else if run[0] == 1 {
+			for _, d := range f.binds {
+				d.push(run[:n], size, from)
+			}
+		}
+		run = run[n:]
+	}
+}
+
+// receiver is the device that a datagram is for; nil when it is nobody's, or a first message. mu is held for reading.
+func (f *foreign) receiver(b []byte) *portBind {
 	at := 4 // of the receiver's index: cookies and packets
 	switch b[0] {
 	case 1:
-		for _, d := range f.binds {
-			d.push(b, from)
-		}
-		return
+		return nil
 	case 2:
 		at = 8
 	}
 	i := binary.LittleEndian.Uint32(b[at:])
-	d := f.indexes[i]
-	if d == nil {
-		d = f.former[i]
+	if d := f.indexes[i]; d != nil {
+		return d
 	}
-	if d != nil {
-		d.push(b, from)
-	}
+	return f.former[i]
 }
 
 // learn keeps the index that a handshake message of a device tells the other end.
@@ -87,9 +106,10 @@ func (f *foreign) remove(d *portBind) {
 	}
 }
 
-// arrival is a datagram that waits for its device.
+// arrival is a run of datagrams that waits for its device.
 type arrival struct {
 	b    []byte
+	size int
 	from netip.AddrPort
 }
 
@@ -97,7 +117,8 @@ type arrival struct {
 type portBind struct {
 	f     *foreign
 	in    chan *arrival
-	spare sync.Pool // of *arrival
+	bytes atomic.Int64 // in it
+	spare sync.Pool    // of *arrival
 
 	mu     sync.Mutex
 	closed chan struct{} // nil while it is not open
@@ -114,15 +135,25 @@ func newBind(f *foreign) *portBind {
 	}
 }
 
-// push copies a datagram for the device, which must never hold up the port.
-func (d *portBind) push(b []byte, from netip.AddrPort) {
+// push copies a run for the device, which must never hold up the port.
+func (d *portBind) push(run []byte, size int, from netip.AddrPort) {
+	if d.bytes.Add(int64(len(run))) > bindBytes {
+		d.bytes.Add(-int64(len(run)))
+		return
+	}
 	a := d.spare.Get().(*arrival)
-	a.b, a.from = append(a.b[:0], b...), from
+	a.b, a.size, a.from = append(a.b[:0], run...), size, from
 	select {
 	case d.in <- a:
 	default:
-		d.spare.Put(a)
+		d.free(a)
 	}
+}
+
+// free takes a run back.
+func (d *portBind) free(a *arrival) {
+	d.bytes.Add(-int64(len(a.b)))
+	d.spare.Put(a)
 }
 
 // Open starts receiving. The port is the engine's, whatever the device asks for.
@@ -134,27 +165,46 @@ func (d *portBind) Open(port uint16) ([]wgconn.ReceiveFunc, uint16, error) {
 	}
 	closed := make(chan struct{})
 	d.closed = closed
-	return []wgconn.ReceiveFunc{func(packets [][]byte, sizes []int, eps []wgconn.Endpoint) (int, error) {
-		return d.receive(closed, packets, sizes, eps)
-	}}, port, nil
+	r := &bindReader{d: d, closed: closed}
+	return []wgconn.ReceiveFunc{r.read}, port, nil
 }
 
-func (d *portBind) receive(closed chan struct{}, packets [][]byte, sizes []int, eps []wgconn.Endpoint) (n int, err error) {
-	var a *arrival
-	select {
-	case <-closed:
-		return 0, net.ErrClosed
-	case a = <-d.in:
+// bindReader takes runs apart for a device, which reads with one goroutine.
+type bindReader struct {
+	d      *portBind
+	closed chan struct{}
+	run    *arrival // nil, or one of which off bytes are read
+	off    int
+}
+
+// read waits for one run and takes along what else is there, as far as the packets reach.
+func (r *bindReader) read(packets [][]byte, sizes []int, eps []wgconn.Endpoint) (n int, err error) {
+	if r.run == nil {
+		select {
+		case <-r.closed:
+			return 0, net.ErrClosed
+		case r.run = <-r.d.in:
+			r.off = 0
+		}
 	}
 	for {
-		sizes[n] = copy(packets[n], a.b)
-		eps[n] = remoteEnd{a.from}
-		d.spare.Put(a)
-		if n++; n == len(packets) {
+		end := remoteEnd{r.run.from}
+		for ; r.off < len(r.run.b) && n < len(packets); n++ {
+			next := r.run.b[r.off:min(r.off+r.run.size, len(r.run.b))]
+			sizes[n], eps[n] = copy(packets[n], next), end
+			r.off += len(next)
+		}
+		if r.off < len(r.run.b) {
+			return n, nil
+		}
+		r.d.free(r.run)
+		r.run = nil
+		if n == len(packets) {
 			return n, nil
 		}
 		select {
-		case a = <-d.in:
+		case r.run = <-r.d.in:
+			r.off = 0
 		default:
 			return n, nil
 		}

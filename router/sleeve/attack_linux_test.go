@@ -151,14 +151,14 @@ func TestAttacksOnTheWire(t *testing.T) {
 		}
 	})
 	t.Run("flipped", func(t *testing.T) {
-		n := dropped(b, dropUnauthentic, dropUnknownIndex, dropMalformed)
+		n := dropped(b, dropUnauthentic, dropUnknownIndex, dropMalformed, dropReplay)
 		for bit := range len(held) * 8 {
 			d := slices.Clone(held)
 			d[bit/8] ^= 1 << (bit % 8)
 			x.inject(b, d)
 		}
 		eventually(t, "all are counted", func() bool {
-			return dropped(b, dropUnauthentic, dropUnknownIndex, dropMalformed)-n >= uint64(len(held)*8)
+			return dropped(b, dropUnauthentic, dropUnknownIndex, dropMalformed, dropReplay)-n >= uint64(len(held)*8)
 		})
 	})
 	t.Run("truncated and extended", func(t *testing.T) {

@@ -2,12 +2,16 @@ package sleeve
 
 import (
 	"net/netip"
+	"slices"
 	"time"
+
+	"weft/mesh/path"
 )
 
 // What strangers may cost in all, however many addresses they send from: at most a few percent of a core.
 const (
-	strangerHandshakes = 200    // a second, of those who have not proven their address: 200 µs each
+	strangerHandshakes = 50     // a second, of those who have not proven their address: 200 µs each
+	knownHandshakes    = 200    // a second, of those who seem to come from where peers are
 	strangerCookies    = 2000   // a second, for those who must: 10 µs each
 	strangerProofs     = 20_000 // a second, that are looked at: 2 µs each
 	strangerBurst      = 64     // of any, at once
@@ -42,14 +46,15 @@ func (w worth) first() bool { return w >= worthCookieFirst }
 type limits struct {
 	byNetwork, byAddress limiter
 	handshakes, cookies  *budget // of strangers in all
-	known                *budget // cookies of those who come, or seem to come, from where a peer is
+	familiar, known      *budget // handshakes and cookies of those who come, or seem to come, from where a peer is
 	proofs               *budget // looks at cookies
 }
 
 func newLimits() *limits {
 	return &limits{
 		byNetwork: limiter{}, byAddress: limiter{},
-		handshakes: newBudget(strangerHandshakes), cookies: newBudget(strangerCookies), known: newBudget(strangerCookies),
+		handshakes: newBudget(strangerHandshakes), cookies: newBudget(strangerCookies),
+		familiar: newBudget(knownHandshakes), known: newBudget(strangerCookies),
 		proofs: newBudget(strangerProofs),
 	}
 }
@@ -67,7 +72,7 @@ func (l *limits) admit(from netip.Addr, proven, known, loaded bool, now time.Tim
 		return worthAllFirst
 	case proven:
 		return worthNothing
-	case known && !loaded && l.byNetwork.allow(from, 24, 56, now):
+	case known && !loaded && l.byNetwork.allow(from, 24, 56, now) && l.familiar.take(now):
 		return worthAllFirst
 	case known && l.known.take(now):
 		return worthCookieFirst
@@ -107,11 +112,12 @@ func (b *budget) take(now time.Time) bool {
 	return true
 }
 
-// familiar are the addresses that sessions are with: a flood from everywhere must not keep a peer from its next key. It is
-// replaced, never changed.
+// familiar are the addresses that peers are at, or are said to be at: a flood from everywhere must not keep a peer from its
+// next key, nor from its first. It is replaced, never changed.
 type familiar struct {
-	addrs map[netip.Addr]struct{}
-	made  time.Time
+	addrs  map[netip.Addr]struct{}
+	listed []netip.Addr // of them, for the filter
+	made   time.Time
 }
 
 // refresh lists them anew once a second. It is called from one goroutine; others may read what it has published.
@@ -119,15 +125,36 @@ func (h *handshakes) refresh(now time.Time) {
 	if f := h.familiar.Load(); f != nil && now.Sub(f.made) < familiarFor {
 		return
 	}
-	f := &familiar{addrs: map[netip.Addr]struct{}{}, made: now}
+	var sessions, candidates []netip.Addr
 	h.e.mu.RLock()
 	for _, r := range h.e.peers {
-		if s := r.sending.Load(); s != nil && s.to.IsValid() {
-			f.addrs[s.to.Addr()] = struct{}{}
+		if s := r.sending.Load(); s != nil {
+			for _, a := range []netip.AddrPort{s.to, s.from.Endpoint} {
+				if a.IsValid() {
+					sessions = append(sessions, a.Addr())
+				}
+			}
 		}
+		r.mu.Lock()
+		for _, a := range r.link.peer.Endpoints {
+			candidates = append(candidates, a.Addr())
+		}
+		r.mu.Unlock()
 	}
 	h.e.mu.RUnlock()
+	f := &familiar{addrs: make(map[netip.Addr]struct{}, len(sessions)+len(candidates)), made: now}
+	for _, a := range slices.Concat(sessions, candidates) {
+		f.addrs[a] = struct{}{}
+	}
+	f.listed = listed(sessions, candidates)
 	h.familiar.Store(f)
+}
+
+// saw tells the sieve of a datagram that came to nothing, if it is from where no peer is.
+func (h *handshakes) saw(b []byte, from path.Path) {
+	if from.Direct() && !h.knows(from.Endpoint.Addr()) {
+		h.sieve.saw(b)
+	}
 }
 
 func (h *handshakes) knows(a netip.Addr) bool {

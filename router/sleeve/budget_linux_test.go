@@ -74,6 +74,19 @@ func TestStrangersShareOneBudget(t *testing.T) {
 	}
 }
 
+// TestPeersAddressesAreNoFreePass: who forges the addresses of all members of a large cluster gets a bounded number of answers
+// that cost much, and then cookies.
+func TestPeersAddressesAreNoFreePass(t *testing.T) {
+	l, now := newLimits(), time.Unix(0, 0)
+	got := map[worth]int{}
+	for i := range 5000 {
+		got[l.admit(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), false, true, false, now)]++
+	}
+	if got[worthAllFirst] != strangerBurst || got[worthCookieFirst] != strangerBurst {
+		t.Errorf("from where peers are: %v", got)
+	}
+}
+
 // TestFloodIsWeighedBeforeItCosts: recorded handshakes, whose mac is right, are dropped without the hash once strangers have
 // had their share; a stranger that proves its address is taken in meanwhile, however short the queue is.
 func TestFloodIsWeighedBeforeItCosts(t *testing.T) {

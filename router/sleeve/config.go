@@ -58,9 +58,10 @@ type Config struct {
 	// Deliver gets each control datagram; b belongs to it. It runs on a goroutine of its own: while it blocks, up to
 	// 256 datagrams wait, then the oldest are dropped and counted.
 	Deliver func(from peer.ID, b []byte)
-	// Foreign gets each datagram of WireGuard's that comes to the port; b is lent until it returns, and the worker that
-	// reads the socket waits for it. nil: they are dropped as malformed.
-	Foreign func(b []byte, from netip.AddrPort)
+	// Foreign gets the datagrams of WireGuard's that come to the port, those that came together in one run: size bytes each,
+	// back to back, the last may be shorter. The run is lent until it returns, and the worker that reads the socket waits for
+	// it. nil: they are dropped as malformed.
+	Foreign func(run []byte, size int, from netip.AddrPort)
 	// Dial opens a TLS stream (ALPN weft-data/1) to an address where a peer takes datagrams; nil: none is opened. Nothing
 	// depends on who answers.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)

@@ -38,7 +38,7 @@ var (
 type Engine struct {
 	log     *slog.Logger
 	start   time.Time // of the engine's clock, which does not follow the wall clock
-	foreign func(b []byte, from netip.AddrPort)
+	foreign func(run []byte, size int, from netip.AddrPort)
 	dialer  func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 	node    atomic.Pointer[node]      // nil without an identity
@@ -91,6 +91,7 @@ func New(c Config) (*Engine, error) {
 	e.handshakes.e = e
 	e.handshakes.queue, e.handshakes.proven = make(chan knock, handshakeQueue), make(chan knock, provenQueue)
 	e.handshakes.limits = newLimits()
+	e.handshakes.sieve.rung = make(chan struct{}, 1)
 	e.controls = controls{e: e, deliver: c.Deliver, queue: make(chan control, controlQueue)}
 	e.routes.Store(new(routes))
 	e.local.Store(new(bart.Lite))

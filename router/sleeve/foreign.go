@@ -8,9 +8,12 @@ import (
 // minForeign is WireGuard's smallest message: a packet without content.
 const minForeign = 32
 
+// maxForeign is the highest of WireGuard's types, which begin at 1.
+const maxForeign = 4
+
 // isForeign knows WireGuard's messages: a type of 1 to 4 and three bytes of zero.
 func isForeign(b []byte) bool {
-	return len(b) >= minForeign && b[0] >= 1 && b[0] <= 4 && b[1]|b[2]|b[3] == 0
+	return len(b) >= minForeign && b[0] >= 1 && b[0] <= maxForeign && b[1]|b[2]|b[3] == 0
 }
 
 // SendForeign sends datagrams of size bytes each, back to back, the last may be shorter, through the weft port as they

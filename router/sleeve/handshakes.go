@@ -39,6 +39,7 @@ type handshakes struct {
 	proven chan knock
 
 	familiar atomic.Pointer[familiar] // nil until the first look
+	sieve    sieve
 
 	mu      sync.Mutex // guards what follows
 	cookies noise.Cookies
@@ -63,6 +64,9 @@ func (h *handshakes) offer(b []byte, from path.Path, now time.Time) {
 	}
 	if why != reasons {
 		h.e.drops.add(why, 1)
+		if w == worthAnswer {
+			h.saw(b, from)
+		}
 		return
 	}
 	queue := h.queue
@@ -86,6 +90,9 @@ func (h *handshakes) awaited(b []byte) bool {
 func (h *handshakes) weigh(n *node, b []byte, from path.Path, now time.Time) (worth, reason) {
 	known := from.Direct() && h.knows(from.Endpoint.Addr())
 	bare := noise.Bare(b)
+	if from.Direct() && !known {
+		h.sieve.saw(b)
+	}
 	if from.Direct() && bare && h.spent(known, now) {
 		return worthNothing, dropRate // whoever it is from: all that is given is given
 	}
@@ -119,8 +126,20 @@ func source(from path.Path) netip.Addr {
 
 // run answers until ctx ends.
 func (h *handshakes) run(ctx context.Context) {
+	calm := time.NewTicker(sievePeriod) // only for as long as something is held back
+	calm.Stop()
+	defer calm.Stop()
 	for {
-		h.refresh(time.Now())
+		now := time.Now()
+		h.refresh(now)
+		if was := h.sieve.on(); h.sift(now) {
+			switch on := h.sieve.on(); {
+			case on && !was:
+				calm.Reset(sievePeriod)
+			case was && !on:
+				calm.Stop()
+			}
+		}
 		var k knock
 		select {
 		case k = <-h.proven:
@@ -128,6 +147,10 @@ func (h *handshakes) run(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
+			case <-calm.C:
+				continue
+			case <-h.sieve.rung:
+				continue
 			case k = <-h.proven:
 			case k = <-h.queue:
 			}

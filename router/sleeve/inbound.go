@@ -57,11 +57,36 @@ func (in *inbound) batch(b []byte, size int, tos uint8, now time.Time) {
 		in.device(t)
 	}
 	for len(b) > 0 {
-		n := min(size, len(b))
-		in.datagram(b[:n:n], tos, now)
+		n := in.foreign(b, size)
+		if n == 0 {
+			n = min(size, len(b))
+			in.datagram(b[:n:n], tos, now)
+		}
 		b = b[n:]
 	}
 	in.settle(now)
+}
+
+// foreign passes on the datagrams of WireGuard's with which b begins, together: a wake-up for each would cost more than what is
+// in them. It answers with their length.
+func (in *inbound) foreign(b []byte, size int) (n int) {
+	if in.e.foreign == nil || !in.from.Direct() {
+		return 0
+	}
+	for n < len(b) {
+		next := b[n:min(n+size, len(b))]
+		if !isForeign(next) || noise.Type(next) != 0 {
+			break
+		}
+		if _, ours := parseHeader(next); ours {
+			break
+		}
+		n += len(next)
+	}
+	if n > 0 {
+		in.e.foreign(b[:n:n], size, in.from.Endpoint)
+	}
+	return n
 }
 
 // settle ends a batch: nothing waits for the next one.
@@ -90,16 +115,14 @@ func (in *inbound) datagram(b []byte, tos uint8, now time.Time) {
 			in.e.handshakes.offer(b, in.from, now)
 			return
 		}
-		if in.e.foreign != nil && in.from.Direct() && isForeign(b) {
-			in.e.foreign(b, in.from.Endpoint)
-			return
-		}
 		in.e.drops.add(dropMalformed, 1)
+		in.e.handshakes.saw(b, in.from)
 		return
 	}
 	entry, ok := in.e.indexes.find(h.index)
 	if !ok || entry.keys == nil {
 		in.e.drops.add(dropUnknownIndex, 1)
+		in.e.handshakes.saw(b, in.from)
 		return
 	}
 	r, k := entry.remote, entry.keys
@@ -110,6 +133,7 @@ func (in *inbound) datagram(b []byte, tos uint8, now time.Time) {
 	plain, newest, why := k.open(h, b)
 	if why != reasons {
 		r.drops.add(why, 1)
+		in.e.handshakes.saw(b, in.from)
 		return
 	}
 	if in.conn != nil {
@@ -166,6 +190,9 @@ func (k *keys) open(h header, b []byte) (plain []byte, newest bool, why reason) 
 	defer l.Unlock()
 	if err := l.ready(k, h.lane); err != nil {
 		return nil, false, dropUnauthentic
+	}
+	if l.window.Refuses(h.counter) {
+		return nil, false, dropReplay // whoever it is from: a replay costs no opening
 	}
 	plain, err := l.opener.Open(b[headerSize:headerSize], h.counter, b[headerSize:], b[:headerSize])
 	if err != nil {

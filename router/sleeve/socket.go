@@ -23,7 +23,9 @@ type socket struct {
 
 func newSocket(c *net.UDPConn) *socket {
 	a, _ := c.LocalAddr().(*net.UDPAddr)
-	return &socket{conn: c, raw: raw(c), v6: a != nil && a.AddrPort().Addr().Unmap().Is6()}
+	s := &socket{conn: c, raw: raw(c), v6: a != nil && a.AddrPort().Addr().Unmap().Is6()}
+	_ = s.filter(nil) // which an engine before this one may have left
+	return s
 }
 
 // sockets are the sockets by family; replaced, never changed.
