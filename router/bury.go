@@ -49,7 +49,7 @@ func (r *Router) lingers(link string) bool {
 	return r.graves[link] != nil
 }
 
-// Lingers reports whether a pod that was detached may still have an IPv4 address on its interface: nobody else may get it
+// Lingers reports whether a pod that was detached may still have an address on its interface: nobody else may get it
 // until that is gone. Until the links that a former run left have been looked at, any address may be one of those.
 func (r *Router) Lingers(addr netip.Addr) bool {
 	r.mu.Lock()
@@ -58,7 +58,7 @@ func (r *Router) Lingers(addr netip.Addr) bool {
 		return true
 	}
 	for _, g := range r.graves {
-		if g.pod.V4 == addr || !g.pod.V4.IsValid() {
+		if g.pod.V4 == addr || g.pod.V6 == addr || !g.pod.V4.IsValid() && !g.pod.V6.IsValid() {
 			return true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"slices"
@@ -43,6 +44,29 @@ const (
 	anyPool6 = "::/0"
 )
 
+// A cluster of IPv6 alone has no IPv4 addresses, and Docker before 28 knows no network without: its containers get one that
+// stands in, link-local and without any route, so that nobody takes a way by IPv4 that leads nowhere. It follows from the MAC
+// and names nothing: two containers may have the same.
+var standIns = netip.MustParsePrefix("169.254.0.0/16")
+
+// firstStandIn comes after those that a gateway may have.
+const firstStandIn = 2 << 8
+
+// standIn is never the last address of the network, which would be that of a broadcast.
+func standIn(lease string) netip.Addr {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(lease))
+	a, n := standIns.Addr().As4(), firstStandIn+sum.Sum32()%(1<<16-1-firstStandIn)
+	a[2], a[3] = byte(n>>8), byte(n)
+	return netip.AddrFrom4(a)
+}
+
+// stands reports whether an address stands in for one that there is not.
+func stands(a netip.Addr) bool {
+	b := a.AsSlice()
+	return standIns.Contains(a) && b[2] >= firstStandIn>>8
+}
+
 // requestPool agrees to the cluster's pool, or to none in particular. Which addresses of it a machine has, the ring
 // decides.
 func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (any, error) {
@@ -54,10 +78,10 @@ func (p *Plugin) requestPool(ctx context.Context, r poolRequest) (any, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case len(pools) == 0 && !r.V6:
-		return nil, errors.New("the cluster has no IPv4 pool, and networks of Docker need one. Make the cluster with --pool CIDR")
-	case len(pools) == 0:
+	case len(pools) == 0 && r.V6:
 		return nil, errors.New("the cluster has no IPv6 pool. Leave out --ipv6")
+	case len(pools) == 0 && r.Pool != "" && r.Pool != reply.Pool:
+		return nil, errors.New("the cluster has no IPv4 pool. Leave out the IPv4 --subnet")
 	case r.SubPool != "":
 		return nil, errors.New("which part of a pool a machine has is up to the cluster. Leave out --ip-range")
 	case r.Pool != "" && r.Pool != reply.Pool:
@@ -91,6 +115,8 @@ func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (any, err
 		return addressReply{prefix(wish)}, nil // after its restart
 	case r.Options[optionPurpose] == optionGateway:
 		return nil, errors.New("the gateway is the same for all containers, " + firstGateway4 + ". Leave out --gateway")
+	case mac == "" && stands(wish):
+		return addressReply{prefix(wish)}, nil // likewise
 	case mac == "" && wish.IsValid():
 		lease, err := p.leaseOf(ctx, wish)
 		if err != nil {
@@ -107,20 +133,35 @@ func (p *Plugin) requestAddress(ctx context.Context, r addressRequest) (any, err
 	if err != nil {
 		return nil, err
 	}
+	alone6, err := p.alone6(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case alone6 && r.PoolID != pool6 && wish.IsValid() && wish != standIn(name):
+		return nil, fmt.Errorf("%s cannot be chosen: the cluster has IPv6 addresses alone. Choose one by --ip6", wish)
+	case alone6 && r.PoolID != pool6:
+		return addressReply{prefix(standIn(name))}, nil
+	}
 	// What the name has already is right, but not for a second container with its MAC.
 	for id, e := range p.book.read().Endpoints {
 		if e.Lease == name && !slices.Contains(e.addresses(), wish) {
 			return nil, fmt.Errorf("the MAC address %s belongs to another container, endpoint %.12s. Choose another --mac-address", mac, id)
 		}
 	}
-	if r.PoolID == pool6 {
+	if r.PoolID == pool6 && !alone6 {
 		return p.second(ctx, name, wish)
 	}
 	lease, err := p.node.Claim(ctx, name, wish)
 	if err != nil {
 		return nil, err
 	}
-	return addressReply{prefix(lease.V4)}, nil
+	return addressReply{prefix(lease.first())}, nil
+}
+
+// alone6 reports whether the cluster has a pool of IPv6 and none of IPv4.
+func (p *Plugin) alone6(ctx context.Context) (bool, error) {
+	pools, err := p.node.Pools(ctx)
+	return !slices.ContainsFunc(pools, func(q netip.Prefix) bool { return q.Addr().Is4() }), err
 }
 
 // second is the IPv6 address that belongs to a claim's IPv4 address.
@@ -138,10 +179,10 @@ func (p *Plugin) second(ctx context.Context, name string, wish netip.Addr) (any,
 }
 
 // releaseAddress gives both addresses of a claim back with the first of them. What Docker never had stays: the gateway
-// that it returns with the network, and claims of others.
+// that it returns with the network, what stood in, and claims of others.
 func (p *Plugin) releaseAddress(ctx context.Context, r addressRequest) (any, error) {
 	a, err := netip.ParseAddr(r.Address)
-	if err != nil || r.Address == firstGateway4 || r.Address == gateway6 {
+	if err != nil || r.Address == firstGateway4 || r.Address == gateway6 || stands(a) {
 		return struct{}{}, nil //nolint:nilerr // there is nothing to give back
 	}
 	lease, err := p.leaseOf(ctx, a)

@@ -48,18 +48,21 @@ type endpoint struct {
 	Network string     `json:"network"`
 	Lease   string     `json:"lease"`
 	MAC     string     `json:"mac"`
-	V4      netip.Addr `json:"v4"`
+	V4      netip.Addr `json:"v4,omitzero"`
 	V6      netip.Addr `json:"v6,omitzero"`
 	Sandbox string     `json:"sandbox,omitempty"`
 	Gateway int        `json:"gateway,omitempty"` // which of 169.254.1.1 to .254, different within a sandbox
+	Wanted  []Port     `json:"wanted,omitempty"`  // to be published when it is joined; see join
 	Ports   []Port     `json:"ports,omitempty"`
 }
 
-func (e endpoint) addresses() []netip.Addr {
-	if e.V6.IsValid() {
-		return []netip.Addr{e.V4, e.V6}
+func (e endpoint) addresses() (all []netip.Addr) {
+	for _, a := range []netip.Addr{e.V4, e.V6} {
+		if a.IsValid() {
+			all = append(all, a)
+		}
 	}
-	return []netip.Addr{e.V4}
+	return all
 }
 
 func openBook(s Store) (*book, error) {

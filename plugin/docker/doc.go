@@ -19,5 +19,8 @@
 // runtimes put their pods. Who is in which network, and who is where by which addresses, is handed to the Node as one
 // value, the Arrangement, after every change; the Node keeps the networks apart.
 //
+// In a cluster of IPv6 alone containers have an IPv6 address; what Docker insists on beside it is an IPv4 address that leads
+// nowhere (standIn).
+//
 // Addresses, veth pairs, packet filters and other machines are the Node's.
 package docker

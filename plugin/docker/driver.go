@@ -31,7 +31,7 @@ func (p *Plugin) createNetwork(ctx context.Context, r networkRequest) (any, erro
 		}
 		n.Name = value
 	}
-	if err := checkPools(r); err != nil {
+	if err := p.checkPools(ctx, r); err != nil {
 		return nil, err
 	}
 	err := p.book.change(func(c *content) error {
@@ -58,14 +58,20 @@ func (p *Plugin) createNetwork(ctx context.Context, r networkRequest) (any, erro
 }
 
 // checkPools refuses a network whose addresses come from elsewhere: nobody would know the way to them.
-func checkPools(r networkRequest) error {
+func (p *Plugin) checkPools(ctx context.Context, r networkRequest) error {
 	for _, d := range slices.Concat(r.IPv4Data, r.IPv6Data) {
 		if d.AddressSpace != addressSpace {
 			return errors.New("the addresses must be weft's, too. Add: --ipam-driver weft")
 		}
 	}
-	if len(r.IPv4Data) == 0 {
-		return errors.New("a network without IPv4 is not supported")
+	alone6, err := p.alone6(ctx)
+	switch {
+	case err != nil:
+		return err
+	case alone6 && len(r.IPv6Data) == 0:
+		return errors.New("the cluster has IPv6 addresses alone. Add: --ipv6")
+	case !alone6 && len(r.IPv4Data) == 0:
+		return errors.New("a network without IPv4 is not supported: the cluster's addresses are of both families. Leave out --ipv4=false")
 	}
 	return nil
 }
@@ -102,20 +108,25 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointRequest) (any, er
 	if err != nil {
 		return nil, err
 	}
-	v4, err := netip.ParsePrefix(r.Interface.Address)
+	given, err := r.Interface.given()
 	if err != nil {
-		return nil, fmt.Errorf("%.50q is no address", r.Interface.Address)
+		return nil, err
 	}
-	lease, err := p.leaseOf(ctx, v4.Addr())
+	lease, err := p.leaseOf(ctx, given)
 	switch {
 	case err != nil:
 		return nil, err
 	case lease.Name != name:
-		return nil, fmt.Errorf("%s was not given out for %s", v4.Addr(), r.Interface.MacAddress)
+		return nil, fmt.Errorf("%s was not given out for %s", given, r.Interface.MacAddress)
 	}
 	e := endpoint{Network: r.NetworkID, Lease: name, MAC: r.Interface.MacAddress, V4: lease.V4}
 	if r.Interface.AddressIPv6 != "" {
 		e.V6 = lease.V6
+	}
+	if !e.V4.IsValid() {
+		if e.Wanted, err = portsOf(r.Options.Ports, e.V4, e.V6); err != nil {
+			return nil, err
+		}
 	}
 	err = p.book.change(func(c *content) error {
 		if _, ok := c.Networks[r.NetworkID]; !ok {
@@ -131,6 +142,19 @@ func (p *Plugin) createEndpoint(ctx context.Context, r endpointRequest) (any, er
 		return nil, err
 	}
 	return endpointReply{}, p.arrange(ctx)
+}
+
+// given is the address by which a lease is found.
+func (i endpointInterface) given() (netip.Addr, error) {
+	text := i.Address
+	if a, err := netip.ParsePrefix(text); text == "" || err == nil && stands(a.Addr()) {
+		text = i.AddressIPv6
+	}
+	a, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%.50q is no address", text)
+	}
+	return a.Addr(), nil
 }
 
 func unknownNetwork(id string) error {
@@ -169,7 +193,9 @@ func (p *Plugin) forget(ctx context.Context, which func(id string, e endpoint) b
 	return p.arrange(ctx)
 }
 
-// join makes the cable. What dockerd then does with its end cannot be undone by weft, so the others are told before.
+// join makes the cable. What dockerd then does with its end cannot be undone by weft, so the others are told before. Without
+// IPv4 there is no gateway of IPv4, by which dockerd before 28 recognises a container's way to the world: it would ask nobody
+// to publish its ports, so that is done here.
 func (p *Plugin) join(ctx context.Context, r endpointRequest) (any, error) {
 	var e endpoint
 	err := p.book.change(func(c *content) error {
@@ -183,6 +209,9 @@ func (p *Plugin) join(ctx context.Context, r endpointRequest) (any, error) {
 			return fmt.Errorf("a container is in at most %d networks of weft", maxGateway)
 		}
 		c.Endpoints[r.EndpointID] = e
+		if len(e.Wanted) > 0 {
+			return c.publish(r.EndpointID, e.Wanted)
+		}
 		return nil
 	})
 	if err != nil {
@@ -195,16 +224,23 @@ func (p *Plugin) join(ctx context.Context, r endpointRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	gateway := gateway4 + strconv.Itoa(e.Gateway)
-	reply := joinReply{
-		InterfaceName: interfaceName{cable.Link, "eth"}, DisableGatewayService: true,
-		Gateway: gateway, StaticRoutes: []staticRoute{{Destination: gateway + "/32", RouteType: routeOnLink}},
+	reply := joinReply{InterfaceName: interfaceName{cable.Link, "eth"}, DisableGatewayService: true}
+	if e.V4.IsValid() {
+		reply.Gateway = gateway4 + strconv.Itoa(e.Gateway)
+		reply.StaticRoutes = []staticRoute{{Destination: reply.Gateway + "/32", RouteType: routeOnLink}}
 	}
 	if e.V6.IsValid() && cable.V6 {
 		reply.GatewayIPv6 = gateway6
+		if !e.V4.IsValid() && e.Gateway == 1 {
+			reply.StaticRoutes = everywhere6
+		}
 	}
 	return reply, nil
 }
+
+// everywhere6 stands for the default route of IPv6, which dockerd before 28 makes only beside one of IPv4; a later one has no
+// quarrel with halves. One interface of a container has them: the same on two are refused by the kernel.
+var everywhere6 = []staticRoute{{Destination: "::/1", RouteType: routeOnLink}, {Destination: "8000::/1", RouteType: routeOnLink}}
 
 const maxGateway = 254
 
@@ -259,24 +295,35 @@ func (p *Plugin) publish(ctx context.Context, r endpointRequest) (any, error) {
 		if err != nil {
 			return err
 		}
-		for other, o := range c.Endpoints {
-			if other == r.EndpointID {
-				continue
-			}
-			for _, q := range o.Ports {
-				if i := slices.IndexFunc(ports, q.collides); i >= 0 {
-					return fmt.Errorf("port %d of this machine is published for %s already. Choose another", ports[i].HostPort, o.V4)
-				}
-			}
-		}
-		e.Ports = ports
-		c.Endpoints[r.EndpointID] = e
-		return nil
+		return c.publish(r.EndpointID, ports)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return struct{}{}, p.arrange(ctx)
+}
+
+// publish gives an endpoint ports that no other container has. What another interface of the same container had of them moves.
+func (c content) publish(id string, ports []Port) error {
+	e := c.Endpoints[id]
+	for other, o := range c.Endpoints {
+		if other == id {
+			continue
+		}
+		rest := slices.DeleteFunc(slices.Clone(o.Ports), func(q Port) bool { return slices.ContainsFunc(ports, q.collides) })
+		if len(rest) == len(o.Ports) {
+			continue
+		}
+		if e.Sandbox == "" || o.Sandbox != e.Sandbox {
+			i := slices.IndexFunc(o.Ports, func(q Port) bool { return slices.ContainsFunc(ports, q.collides) })
+			return fmt.Errorf("port %d of this machine is published for %s already. Choose another", o.Ports[i].HostPort, o.addresses()[0])
+		}
+		o.Ports = rest
+		c.Endpoints[other] = o
+	}
+	e.Ports = ports
+	c.Endpoints[id] = e
+	return nil
 }
 
 func (p *Plugin) unpublish(ctx context.Context, r endpointRequest) (any, error) {
@@ -295,7 +342,8 @@ func (p *Plugin) unpublish(ctx context.Context, r endpointRequest) (any, error) 
 	return struct{}{}, p.arrange(ctx)
 }
 
-// portsOf reads what was given with -p. A port of all the machine's addresses leads to both of the container's.
+// portsOf reads what was given with -p. A port of all the machine's addresses leads to both of the container's, or to the one
+// that it has.
 func portsOf(wish []portMapping, to4, to6 netip.Addr) ([]Port, error) {
 	var all []Port
 	for _, w := range wish {
@@ -320,6 +368,10 @@ func portsOf(wish []portMapping, to4, to6 netip.Addr) ([]Port, error) {
 				return nil, fmt.Errorf("a port cannot be published at %s: the container has no IPv6 address. Make its network with --ipv6", a)
 			case a.Is6() && !to6.IsValid():
 				continue // the same once more for a family that this container does not speak
+			case a.Is4() && !a.IsUnspecified() && !to4.IsValid():
+				return nil, fmt.Errorf("a port cannot be published at %s: the container has no IPv4 address. Leave the address out", a)
+			case a.Is4() && !to4.IsValid():
+				continue // likewise
 			case a.Is6():
 				port.Container = to6
 			}
@@ -327,7 +379,9 @@ func portsOf(wish []portMapping, to4, to6 netip.Addr) ([]Port, error) {
 				port.Host = a
 			}
 		}
-		all = append(all, port)
+		if port.Container.IsValid() {
+			all = append(all, port)
+		}
 		if w.HostIP == "" && to6.IsValid() {
 			port.Container = to6
 			all = append(all, port)

@@ -27,13 +27,25 @@ type machine struct {
 	fail     error         // what every call answers, nil: it works
 	hang     chan struct{} // Claim waits for it; nil: it does not
 	leases   map[string]netip.Addr
+	pools    []netip.Prefix
 	next     netip.Addr
 	cables   map[string]string // lease -> MAC
 	arranged docker.Arrangement
 }
 
 func newMachine() *machine {
-	return &machine{leases: map[string]netip.Addr{}, next: netip.MustParseAddr("10.32.0.2"), cables: map[string]string{}}
+	return &machine{
+		leases: map[string]netip.Addr{}, next: netip.MustParseAddr("10.32.0.2"), cables: map[string]string{},
+		pools: []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), prefix6},
+	}
+}
+
+// lease is what goes with an address of a pool.
+func lease(name string, a netip.Addr) docker.Lease {
+	if a.Is6() {
+		return docker.Lease{Name: name, V6: a}
+	}
+	return docker.Lease{Name: name, V4: a, V6: six(a)}
 }
 
 var prefix6 = netip.MustParsePrefix("fd00:77::/96")
@@ -45,7 +57,7 @@ func six(v4 netip.Addr) netip.Addr {
 }
 
 func (m *machine) Pools(context.Context) ([]netip.Prefix, error) {
-	return []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), prefix6}, m.failing()
+	return m.pools, m.failing()
 }
 
 func (m *machine) failing() error {
@@ -81,7 +93,7 @@ func (m *machine) Claim(ctx context.Context, name string, addr netip.Addr) (dock
 	} else if addr.IsValid() && addr != has {
 		return docker.Lease{}, fmt.Errorf("%s has %s already", name, has)
 	}
-	return docker.Lease{Name: name, V4: has, V6: six(has)}, nil
+	return lease(name, has), nil
 }
 
 func (m *machine) Leases(context.Context) ([]docker.Lease, error) {
@@ -89,7 +101,7 @@ func (m *machine) Leases(context.Context) ([]docker.Lease, error) {
 	defer m.mu.Unlock()
 	var all []docker.Lease
 	for name, a := range m.leases {
-		all = append(all, docker.Lease{Name: name, V4: a, V6: six(a)})
+		all = append(all, lease(name, a))
 	}
 	return all, m.fail
 }

@@ -30,8 +30,16 @@ type Node interface {
 // Lease is what a name was given.
 type Lease struct {
 	Name string
-	V4   netip.Addr
+	V4   netip.Addr // zero when the cluster has IPv6 alone
 	V6   netip.Addr // zero when the cluster has no IPv6
+}
+
+// first is the address that a lease goes by.
+func (l Lease) first() netip.Addr {
+	if l.V4.IsValid() {
+		return l.V4
+	}
+	return l.V6
 }
 
 // Cable is a veth pair of which one end is to be moved.

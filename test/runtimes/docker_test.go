@@ -31,8 +31,8 @@ type dockerHost struct {
 	gone   string // the picture before there was anything
 }
 
-// dockerHosts makes two machines in one cluster, with an image.
-func dockerHosts(t *testing.T) (a, b *dockerHost) {
+// dockerHosts makes two machines in one cluster of these pools, with an image.
+func dockerHosts(t *testing.T, pools ...string) (a, b *dockerHost) {
 	t.Helper()
 	if err := netlab.Supported(); err != nil {
 		t.Skip(err)
@@ -61,7 +61,7 @@ func dockerHosts(t *testing.T) (a, b *dockerHost) {
 	a, b = all[0], all[1]
 	ctx := within(t, 90*time.Second)
 	// Once dockerd comes first: then it is the one that turns forwarding on, and drops what is not its own.
-	token, err := a.Found(ctx, "--docker", "--pool", dockerPool)
+	token, err := a.Found(ctx, append([]string{"--docker"}, pools...)...)
 	a.must(err)
 	var both sync.WaitGroup
 	both.Go(func() { a.startDocker() })
@@ -203,7 +203,7 @@ func (d *dockerHost) picture() string {
 }
 
 func TestDockerAcrossTwoMachines(t *testing.T) {
-	a, b := dockerHosts(t)
+	a, b := dockerHosts(t, "--pool", dockerPool)
 	a.gone, b.gone = a.picture(), b.picture()
 
 	step := time.Now()
