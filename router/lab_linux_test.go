@@ -115,6 +115,8 @@ func newLab(t *testing.T, change ...func(l *lab)) *lab {
 // directory tells what the input of a machine in the lab says.
 type directory struct{ in router.Input }
 
+func (d directory) Rest() time.Duration { return 0 }
+
 func (d directory) Own() netip.Addr { return d.in.Hosts[0] }
 
 // Address is the first but one of the peer's first block, as in the lab's inputs.

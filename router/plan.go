@@ -103,6 +103,9 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 			}
 		}
 	}
+	if !src4.IsValid() {
+		p.routes = append(p.routes, testRoutes(in, options, p.tunnels, src6)...)
+	}
 	p.sysctls = append(p.sysctls, host.Sysctl{Key: keyForward4, Value: "1"})
 	if v6 {
 		p.sysctls = append(p.sysctls, host.Sysctl{Key: keyForward6, Value: "1"})
@@ -129,6 +132,23 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 	}
 	p.links = append(p.links, host.Link{Name: "lo", Up: true})
 	return p
+}
+
+// testRoutes let tunnels be tested where a machine has IPv6 alone: its echoes can be sent into a device only where a route
+// leads by it. They stand behind the routes that refuse, so nothing else takes them. Each device has a metric of its own:
+// two routes of one prefix and metric are one to the kernel. A device that needs next hops has none for all peers.
+func testRoutes(in Input, options []option, tunnels map[string][]Tunnel, src netip.Addr) (routes []host.Route) {
+	for i, o := range options {
+		if o.absent != nil || o.Checks || o.NextHop != nil || len(tunnels[o.Name]) == 0 || !src.IsValid() {
+			continue
+		}
+		for _, pool := range in.Pools {
+			if pool.Addr().Is6() {
+				routes = append(routes, host.Route{Dst: pool.Masked(), Link: o.Device, Src: src, Metric: host.UnreachableMetric + 1 + i})
+			}
+		}
+	}
+	return routes
 }
 
 // hostAddresses are those of the machine itself, and the sources of what it sends to pods.

@@ -342,6 +342,17 @@ func TestPlans(t *testing.T) {
 	d.NextHop = func(t Tunnel) NextHop { return NextHop{V4: t.Blocks[0].Addr(), V6: netip.MustParseAddr("fe80::2")} }
 	golden(t, "plan-trusted", planOf(in, []option{{Driver: d}, {Driver: sealedDriver}}, true).String())
 
+	in = exampleInput()
+	in.Pools, in.Blocks, in.Hosts, in.Pods = prefixes("fd77:1::/40"), prefixes("fd77:1::/48"), addrs("fd77:1::1"), nil
+	in.Peers[0].Blocks, in.Peers[0].Info.Transports = prefixes("fd77:1:8::/48"), []string{"wireguard", "wireguard-user", "sleeve"}
+	in.Peers[1].Blocks = prefixes("fd77:1:9::/48")
+	kernel, user := sealedDriver, sealedDriver
+	kernel.Name, kernel.Device, kernel.Checks = "wireguard", "weft-wg", false
+	user.Name, user.Device, user.Checks = "wireguard-user", "weft-wu", false
+	own := sealedDriver
+	own.Checks = true
+	golden(t, "plan-v6", planOf(in, []option{{Driver: kernel}, {Driver: user}, {Driver: own}}, true).String())
+
 	golden(t, "plan-alone", planOf(Input{Pools: prefixes("10.32.0.0/12")}, nil, true).String())
 }
 

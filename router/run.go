@@ -18,6 +18,7 @@ import (
 const (
 	resync     = 30 * time.Second       // everything is read and compared at least so often
 	poll       = 500 * time.Millisecond // how often the transports are asked about their links
+	hasty      = 100 * time.Millisecond // the same while one of those changes
 	settle     = 50 * time.Millisecond  // a burst of events is answered once
 	leisure    = time.Second            // until pods that came and went are compared with the kernel
 	linger     = 3 * time.Second        // a tunnel that is left stays open to receive, beside two round trips
@@ -157,7 +158,7 @@ func (r *Router) Run(ctx context.Context) error {
 	defer links.Stop()
 	again := time.NewTimer(0) // an apply that is due later
 	defer again.Stop()
-	var later <-chan time.Time // for what has time
+	var later, soon <-chan time.Time // for what has time, and for links that have none
 	retry := retryMin
 	choices := make(map[peer.ID]Choice)
 	for {
@@ -167,6 +168,9 @@ func (r *Router) Run(ctx context.Context) error {
 				events = nil
 				r.log.Warn("outside changes are noticed by looking every 30 s only", "err", err)
 			}
+		}
+		if soon == nil && r.isHasty() {
+			soon = time.After(hasty)
 		}
 		var due bool
 		select {
@@ -198,6 +202,9 @@ func (r *Router) Run(ctx context.Context) error {
 			continue
 		case <-links.C:
 			due = r.pollLinks(ctx, choices)
+		case <-soon:
+			soon = nil
+			due = r.pollLinks(ctx, choices)
 		}
 		if !due {
 			continue
@@ -228,6 +235,18 @@ func (r *Router) restore(ctx context.Context) {
 	if err := r.admit(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotReady) {
 		r.log.Warn("guard not put back at once", "err", err) // the whole is applied in a moment, and says so if it fails
 	}
+}
+
+// isHasty reports whether a link is to be looked at again soon.
+func (r *Router) isHasty() bool {
+	for _, d := range r.drivers {
+		for _, l := range d.links {
+			if l.Hasty {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // isSwept reports whether nothing is left to look for; before the first input there is nothing to compare with.

@@ -37,6 +37,7 @@ type Link struct {
 	RxBytes  uint64         // inner bytes since the transport was opened
 	TxBytes  uint64
 	Reason   string // why it is not up, in words for status; empty when up
+	Hasty    bool   // ask again soon: a change that packets depend on is under way
 	Asleep   bool   // it is not up for want of traffic: the next packet tells whether the other end answers
 }
 

@@ -1,12 +1,15 @@
 package weftd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
 	"slices"
+	"time"
 
 	"weft/mesh/peer"
+	"weft/mesh/sparse"
 	"weft/router"
 	"weft/router/host"
 	"weft/router/sleeve"
@@ -42,6 +45,26 @@ func (n *node) Own() netip.Addr {
 	return netip.Addr{}
 }
 
+// Rest is after what time without traffic tunnels are tested no more, as sessions of the sleeve are closed then.
+func (n *node) Rest() time.Duration {
+	if !n.isSparse() {
+		return 0
+	}
+	return cmp.Or(n.cfg.SparseIdle, sparse.IdleData)
+}
+
+// Self is Own, or the IPv6 one of a machine that has no other.
+func (n *node) Self() netip.Addr {
+	c, ok := n.ring.HostAddress()
+	switch {
+	case !ok:
+		return netip.Addr{}
+	case c.V4.IsValid():
+		return c.V4
+	}
+	return c.V6
+}
+
 // Remote is what WireGuard must know of a peer.
 func (n *node) Remote(id peer.ID) (wireguard.Remote, bool) {
 	info, ok := n.mesh.Peer(id)
@@ -54,15 +77,18 @@ func (n *node) Remote(id peer.ID) (wireguard.Remote, bool) {
 	}
 	them, us := n.hiddenPair(info)
 	r.Hidden, r.NATed = them, them || us
-	r.Host = n.Address(id)
+	r.Host = n.addressLike(n.Self(), id)
 	return r, true
 }
 
-// Address is a peer's own one, at which tunnels to it are tested.
-func (n *node) Address(id peer.ID) (own netip.Addr) {
+// Address is a peer's own IPv4 one, at which tunnels to it are tested.
+func (n *node) Address(id peer.ID) netip.Addr { return n.addressLike(netip.IPv4Unspecified(), id) }
+
+// addressLike is a peer's own address of the same family as ours.
+func (n *node) addressLike(ours netip.Addr, id peer.ID) (own netip.Addr) {
 	if rec, ok := n.mesh.Record(id); ok {
 		for _, a := range rec.Hosts {
-			if a.Is4() {
+			if a.BitLen() == ours.BitLen() {
 				own = a
 			}
 		}

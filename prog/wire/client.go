@@ -54,6 +54,7 @@ type Client struct {
 	last     uint32
 	waiting  map[uint32]chan<- reply
 	desired  map[kind][]byte // for Replace
+	devices  map[string]bool // of WireGuard that this weftd uses, likewise
 	stopping bool
 	cause    error // why the connection is about to end, when we know
 	err      error

@@ -52,7 +52,8 @@
 //	udp      32  + descriptors            -> reply
 //	tcp      33  + descriptors            -> reply
 //	tun      34  device + descriptors     -> reply
-//	wg open  36  name + descriptor        -> reply; a WireGuard device on a TUN device
+//	wg open  36  name, text + descriptor  -> reply; a WireGuard device on a TUN device, told what another held
+//	wg lend  37  name                     -> reply: name, text + a copy of its descriptor
 //	files    35                           -> hello fields + copies of all descriptors, in the order of Held
 //	stats    64                           -> reply
 //	wg get   65  name                     -> reply: name, text
@@ -76,5 +77,6 @@
 // The socket is for root, and for the uid that started the wire, by SO_PEERCRED. Whoever steers it can send and receive
 // as this node, so frames are checked to keep a confused weftd from doing harm, not an enemy. What the network can reach
 // here is the engine's datagrams, the accept of TCP connections with the look at what they ask for, and TLS on those of
-// the sleeve: at most 256 connections at a time may be without a word, each for five seconds.
+// the sleeve: at most 256 connections at a time may be without a word, 64 of them from one address, each for five seconds, and
+// then the oldest makes room for the next.
 package wire

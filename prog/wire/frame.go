@@ -37,6 +37,7 @@ const (
 	kindDeviceShut kind = 21
 	kindDeviceOpen kind = 36
 	kindDeviceGet  kind = 65
+	kindDeviceLend kind = 37
 
 	kindRelay  kind = 22
 	kindSparse kind = 23

@@ -9,7 +9,8 @@ import (
 
 // Replace exchanges the wire for one that is started from o.Exe and has the same descriptors and desired state, and
 // returns the client of the new one; Done of the old one is closed. Sessions are made anew, so id must have a Counter
-// of its own. The new process is ready before the old one stops: packets wait in the kernel meanwhile.
+// of its own; so are those of WireGuard devices, which stay as they are for the kernel. The new process is ready before
+// the old one stops: packets wait in the kernel meanwhile.
 //
 // Every setter must have been called on this client before. After an error the old wire may be gone; call Ensure.
 func (c *Client) Replace(ctx context.Context, id Identity) (*Client, error) {
@@ -79,6 +80,8 @@ func (c *Client) succeed(ctx context.Context, old *Client, desired map[kind][]by
 			return err
 		}
 	}
+	devices := old.lendDevices(ctx)
+	defer closeLent(devices)
 	began := time.Now()
 	if err := old.quit(ctx); err != nil {
 		return fmt.Errorf("stop the old one: %w", err)
@@ -93,6 +96,7 @@ func (c *Client) succeed(ctx context.Context, old *Client, desired map[kind][]by
 		c.lend(ctx, kindTCP, nil, r.fds[udp:udp+tcp]...),
 	)
 	if err == nil {
+		c.takeOverDevices(ctx, devices)
 		c.log.Info("replaced the wire", "pid", c.hello.PID, "gap", time.Since(began))
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft/mesh/lobby"
 	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/sleeve"
@@ -66,7 +67,7 @@ type server struct {
 	greeters int // of conns that said no hello
 	ending   bool
 
-	knocking atomic.Int64 // new TCP connections
+	knocking *lobby.Lobby[netip.Prefix] // new TCP connections
 	callers  callers
 
 	attached, refused, failed, passed, closed, malformed atomic.Uint64
@@ -75,6 +76,7 @@ type server struct {
 func newServer(log *slog.Logger, build string, owner uint32) (*server, error) {
 	s := &server{
 		log: log, build: build, owner: owner, started: time.Now(), in: newQueue(), conns: map[*conn]struct{}{},
+		knocking: lobby.New[netip.Prefix](lobby.Limits{All: maxKnocking, Each: maxKnockingFrom, Patience: knockPatience}),
 	}
 	s.devices = newUserDevices(log)
 	e, err := sleeve.New(sleeve.Config{
@@ -318,7 +320,7 @@ func (s *server) answer(c *conn, f frame) {
 		return
 	case kindStats:
 		body = appendStats(nil, s.stats())
-	case kindDeviceOpen, kindDeviceShut, kindDeviceSet, kindDeviceGet:
+	case kindDeviceOpen, kindDeviceShut, kindDeviceSet, kindDeviceGet, kindDeviceLend:
 		taken := f.fds
 		f.fds = nil
 		if s.controller() != c {
@@ -326,7 +328,7 @@ func (s *server) answer(c *conn, f frame) {
 			err = errDisplaced
 			break
 		}
-		body, err = s.devices.answer(f.kind, f.body, taken)
+		body, fds, err = s.devices.answer(f.kind, f.body, taken)
 	case kindFiles:
 		var h Hello
 		if fds, err = s.wanted.copies(&h); err == nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/device"
 
@@ -36,7 +37,14 @@ type userDevices struct {
 
 type userDevice struct {
 	*device.Device
-	bind *portBind
+	bind  *portBind
+	queue int // a copy of the TUN device's descriptor, for the wire that follows
+}
+
+// close ends it.
+func (d *userDevice) close() {
+	d.Device.Close()
+	closeFDs([]int{d.queue})
 }
 
 func newUserDevices(log *slog.Logger) *userDevices {
@@ -44,9 +52,9 @@ func newUserDevices(log *slog.Logger) *userDevices {
 }
 
 // answer does one request. It takes fds over.
-func (u *userDevices) answer(k kind, body []byte, fds []int) (reply []byte, err error) {
+func (u *userDevices) answer(k kind, body []byte, fds []int) (reply []byte, out []int, err error) {
 	if k == kindDeviceOpen {
-		return nil, u.open(body, fds)
+		return nil, nil, u.open(body, fds)
 	}
 	closeFDs(fds)
 	switch k {
@@ -54,15 +62,18 @@ func (u *userDevices) answer(k kind, body []byte, fds []int) (reply []byte, err 
 		err = u.shut(body)
 	case kindDeviceSet:
 		err = u.set(body)
+	case kindDeviceLend:
+		return u.lend(body)
 	default:
 		reply, err = u.get(body)
 	}
-	return reply, err
+	return reply, nil, err
 }
 
-// open starts a device on a TUN descriptor, in place of one of the same name.
+// open starts a device on a TUN descriptor, in place of one of the same name. With a text it takes up what the device of
+// another wire held.
 func (u *userDevices) open(body []byte, fds []int) error {
-	name, _, err := parseDeviceText(body)
+	name, text, err := parseDeviceText(body)
 	if err == nil && len(fds) != 1 {
 		err = fmt.Errorf("%w: a WireGuard device needs one descriptor, %d came", tlv.ErrMalformed, len(fds))
 	}
@@ -77,6 +88,11 @@ func (u *userDevices) open(body []byte, fds []int) error {
 		return errors.New("no more WireGuard devices are taken")
 	}
 	u.drop(name)
+	queue, err := duplicateFD(fds[0])
+	if err != nil {
+		closeFDs(fds)
+		return fmt.Errorf("duplicate descriptor: %w", err)
+	}
 	b := newBind(&u.port)
 	d, err := openUserDevice(fds[0], b, &device.Logger{
 		Verbosef: device.DiscardLogf,
@@ -85,10 +101,18 @@ func (u *userDevices) open(body []byte, fds []int) error {
 		},
 	})
 	if err != nil {
+		closeFDs([]int{queue})
 		return err
 	}
 	u.port.add(b)
-	u.all[name] = &userDevice{d, b}
+	u.all[name] = &userDevice{d, b, queue}
+	if text == "" {
+		return nil
+	}
+	if err := takeUp(d, text, time.Now()); err != nil {
+		u.drop(name)
+		return fmt.Errorf("take up %s: %w", name, err)
+	}
 	return nil
 }
 
@@ -96,7 +120,7 @@ func (u *userDevices) open(body []byte, fds []int) error {
 func (u *userDevices) drop(name string) {
 	if d := u.all[name]; d != nil {
 		u.port.remove(d.bind)
-		d.Close()
+		d.close()
 		delete(u.all, name)
 	}
 }
@@ -178,11 +202,13 @@ func parseDeviceText(b []byte) (name, text string, err error) {
 
 // OpenDevice starts a WireGuard device in the wire, on the queue of a TUN device of that name.
 func (c *Client) OpenDevice(ctx context.Context, name string, queue *os.File) error {
+	c.uses(name, true)
 	return c.give(ctx, kindDeviceOpen, appendDeviceText(nil, name, ""), []*os.File{queue})
 }
 
 // ShutDevice ends one, which may be gone.
 func (c *Client) ShutDevice(ctx context.Context, name string) error {
+	c.uses(name, false)
 	_, err := c.call(ctx, kindDeviceShut, appendDeviceText(nil, name, ""))
 	return noDevice(err)
 }
@@ -200,6 +226,7 @@ func (c *Client) Device(ctx context.Context, name string) (text string, err erro
 		return "", noDevice(err)
 	}
 	closeFDs(r.fds)
+	c.uses(name, true)
 	_, text, err = parseDeviceText(r.body)
 	return text, err
 }

@@ -1,11 +1,14 @@
-// Package pulse decides whether a tunnel works, by echo requests that are sent through its device and answered by the
-// machine at the other end: what pods experience is what is measured. It is a step machine without clock and socket.
+// Package pulse decides whether a tunnel works, and how large its packets may be, by echo requests that are sent through
+// its device and answered by the machine at the other end: what pods experience is what is measured. It is a step machine
+// without clock and socket.
 //
-//	down ── a full-size echo answered ──> up ── 1.5 s unanswered while packets flow ──> down
+//	down ── the full size is answered, or, after three tries, a smaller one that is allowed ──> up
+//	up ── 1.5 s unanswered while packets flow, or nothing of an allowed size answered ──> down
 //
-// Until one was answered echoes are as large as the tunnel takes, later small ones do. A tunnel in which full-size echoes
-// are lost again and again is tried with the smallest MTU that is allowed, and with the full one again once it is up. While
-// packets flow every second echo is as large as they may be: a path that shrinks without a word swallows those only.
+// While packets flow it is asked with the largest that they may be, every half second. When that is not answered all
+// smaller sizes are asked together: a path that shrinks without a word is known within about a second.
+//
+// In a large cluster a tunnel rests: after a while without traffic nothing is asked any more, until packets flow again.
 //
 // Sending and receiving, and what to do about a tunnel that is down, are left to the transports.
 package pulse
@@ -20,20 +23,14 @@ import (
 
 const (
 	patience   = 1500 * time.Millisecond // an echo of a tunnel in use is given up after it
-	idleEvery  = 5 * time.Second         // between echoes of a tunnel that carries nothing
+	busyEvery  = 450 * time.Millisecond  // between echoes of a tunnel in use
+	idleEvery  = 5 * time.Second         // and of one that carries nothing
 	tryFirst   = 500 * time.Millisecond  // between echoes of a tunnel that is down; doubles
 	tryLast    = 15 * time.Second
-	fullTries  = 4               // echoes of full size that are lost, before a smaller one is tried
-	bigTries   = 3               // the same of an up tunnel, whose small ones are answered
-	growEvery  = 16              // echoes of a busy tunnel of less than full size, one of which is larger than what passes
-	maxPending = 8               // echoes that wait for their answer
+	maxPending = 48              // echoes that wait for their answer
 	inARow     = 3               // echoes that must be lost together, for an up tunnel to be down
 	stall      = 1 * time.Second // a longer pause between looks is this machine's own, and blamed on no peer
 )
-
-// Busy is what must have moved through a tunnel between two looks, in bytes, for it to count as in use; echoes and their
-// answers are less.
-const Busy = 512
 
 // Pulse is what is known of one tunnel. The zero value is down and never tested. Fields are read by others, not written.
 type Pulse struct {
@@ -43,14 +40,19 @@ type Pulse struct {
 	Answered time.Time
 	RTT      time.Duration // smoothed; 0 when unknown
 	Loss     float64       // 0 to 1, of recent echoes
+	Asleep   bool          // it is up, and was not asked for long: the next packets tell whether it is
 
+	rest    time.Duration // without traffic until it sleeps; 0: never
+	moved   time.Time     // when there was traffic last, or it came up
 	seq     uint16
 	pending []waiting
+	heard   time.Time // when the newest of those that were answered was sent
 	looked  time.Time
+	asked   time.Time // when the newest echo was sent
 	next    time.Time // no echo before
 	pause   time.Duration
-	lost    int // echoes of full size in a row
-	bigLost int // while it is up: echoes of what packets may have, in a row
+	sizes   sizes
+	spent   int // bytes of the echoes sent since Spent was asked
 
 	top, told int // what the tunnel may carry, and what Limit said last
 }
@@ -61,6 +63,9 @@ func (p *Pulse) Allow(mtu int) {
 		p.top = mtu
 	}
 }
+
+// Rest says after what time without traffic the tunnel is asked no more; 0: never. Who is awake asks at once.
+func (p *Pulse) Rest(after time.Duration) { p.rest = after }
 
 // Full is how large an echo must be to fill the tunnel, on a device of some MTU; 0: not known.
 func (p *Pulse) Full(device int) int {
@@ -79,7 +84,10 @@ func (p *Pulse) Limit() int {
 	return p.told
 }
 
-// Echo is one to be sent; Size 0: none.
+// Narrow reports whether the tunnel is down because the other end answers to small packets only.
+func (p *Pulse) Narrow() bool { return !p.Up && p.sizes.narrow }
+
+// Echo is one to be sent.
 type Echo struct {
 	Seq  uint16
 	Size int // bytes, IP header included
@@ -90,7 +98,7 @@ type waiting struct {
 	Echo
 	sent  time.Time
 	until time.Time // overdue from then on
-	bold  bool      // larger than what is known to pass: its loss means nothing
+	bold  bool      // of a size that is not known to pass: its loss means nothing
 }
 
 // Look takes the answers of this peer that have come since the last look.
@@ -107,19 +115,8 @@ func (p *Pulse) Look(now time.Time, answers []host.Echo, full int) {
 	for _, a := range answers {
 		p.answer(now, a, full)
 	}
-	p.pending = slices.DeleteFunc(p.pending, func(w waiting) bool { return w.bold && !now.Before(w.until) })
-	if len(p.pending) == 0 || now.Before(p.pending[0].until) {
-		return
-	}
-	switch {
-	case !p.Up:
-		if p.pending[0].Size >= full {
-			p.lost++
-		}
-		p.drop(1)
-	case len(p.pending) >= inARow: // one that is lost says little
-		p.Fall(now)
-	}
+	p.settle(now)
+	p.giveUp(now)
 }
 
 func (p *Pulse) answer(now time.Time, a host.Echo, full int) {
@@ -128,87 +125,133 @@ func (p *Pulse) answer(now time.Time, a host.Echo, full int) {
 		return
 	}
 	w := p.pending[i]
-	p.Answered = now
+	p.pending = slices.Delete(p.pending, i, i+1)
+	p.Answered, p.Asleep = now, false
+	if w.sent.After(p.heard) {
+		p.heard = w.sent
+	}
 	rtt := max(a.At.Sub(w.sent), time.Microsecond)
 	if p.RTT == 0 {
 		p.RTT = rtt
 	}
 	p.RTT += (rtt - p.RTT) / 8
-	p.Loss *= 0.9
-	if w.Size >= p.MTU {
-		p.MTU, p.bigLost = w.Size, 0
+	if !w.bold {
+		p.Loss *= 0.9
 	}
-	// A size below the full one counts only where the full one was lost again and again.
-	if !p.Up && (w.Size >= full || p.lost >= fullTries) {
-		p.Up, p.Since, p.pause, p.MTU = true, now, 0, w.Size
-	}
-	p.pending = append(p.pending[:i:i], p.pending[i+1:]...)
-	if i > 0 { // older ones that are not answered by now are lost
-		p.drop(i)
-	}
-	if p.Up && p.bigLost >= bigTries {
-		p.shrink(now)
-	}
+	p.passed(now, a.At, w, full)
 }
 
-// drop gives the oldest n up.
-func (p *Pulse) drop(n int) {
-	for _, w := range p.pending[:n] {
-		if !w.bold && w.Size >= p.MTU {
-			p.bigLost++
-		}
-		p.Loss += (1 - p.Loss) * 0.1
-	}
-	p.pending = p.pending[n:]
-}
-
-// shrink believes the smallest size to pass, and gives up when that was it already.
-func (p *Pulse) shrink(now time.Time) {
-	p.bigLost = 0
-	if p.MTU <= router.MinMTU {
+// giveUp forgets echoes that are overdue. A tunnel is down when the newest that were sent are, and several of them: one
+// that is lost says little.
+func (p *Pulse) giveUp(now time.Time) {
+	if p.Up && p.silent() >= inARow && slices.ContainsFunc(p.pending, func(w waiting) bool {
+		return p.unheard(w) && !now.Before(w.until)
+	}) {
 		p.Fall(now)
 		return
 	}
-	p.MTU = router.MinMTU
+	p.pending = slices.DeleteFunc(p.pending, func(w waiting) bool {
+		if now.Before(w.until) || p.Up && p.unheard(w) {
+			return false
+		}
+		if !w.bold {
+			p.Loss += (1 - p.Loss) * 0.1
+		}
+		return true
+	})
+}
+
+// unheard reports whether an echo should have been answered, and nothing was since it was sent.
+func (p *Pulse) unheard(w waiting) bool { return !w.bold && w.sent.After(p.heard) }
+
+// silent counts those.
+func (p *Pulse) silent() (n int) {
+	for _, w := range p.pending {
+		if p.unheard(w) {
+			n++
+		}
+	}
+	return n
+}
+
+// rise makes the tunnel up for packets of that size.
+func (p *Pulse) rise(now time.Time, size int) {
+	p.Up, p.Since, p.pause, p.MTU, p.sizes = true, now, 0, size, sizes{}
+	p.moved = now
 }
 
 // Fall makes the tunnel down, for reasons of its transport.
 func (p *Pulse) Fall(now time.Time) {
+	p.sizes.open = false
 	if p.Up {
-		p.Since = now
+		p.Since, p.next, p.sizes = now, now, sizes{}
 	}
-	p.drop(len(p.pending))
-	p.Up, p.pause, p.lost, p.bigLost, p.MTU = false, 0, 0, 0, 0
+	for _, w := range p.pending {
+		if !w.bold {
+			p.Loss += (1 - p.Loss) * 0.1
+		}
+	}
+	p.pending = p.pending[:0]
+	p.Up, p.Asleep, p.pause, p.MTU = false, false, 0, 0
 }
 
 // Hurry lets the next echo go at once.
 func (p *Pulse) Hurry() { p.pause, p.next = 0, time.Time{} }
 
-// Next decides over the next echo. busy says whether packets flow.
-func (p *Pulse) Next(now time.Time, busy bool, full int) Echo {
-	hurry := p.Up && (busy || slices.ContainsFunc(p.pending, func(w waiting) bool { return !w.bold }))
-	if !hurry && now.Before(p.next) || len(p.pending) >= maxPending {
-		return Echo{}
+// Hasty reports whether what packets depend on is known in a moment: the next look should not take its time.
+func (p *Pulse) Hasty() bool { return p.sizes.open && (p.Up || !p.sizes.at.IsZero()) }
+
+// Next decides over the next echoes: none most of the time, all sizes at once where it is in doubt which pass.
+func (p *Pulse) Next(now time.Time, t Traffic, full int) []Echo {
+	if len(p.pending) > maxPending-len(common)-3 {
+		return nil
 	}
-	size := host.MinEcho
+	if p.sleeps(now, t) {
+		return nil
+	}
+	hurry := p.Up && (t != Quiet || p.silent() > 0 || p.sizes.round > 0)
+	hurry = hurry && now.Sub(p.asked) >= busyEvery || p.urgent(now)
+	if now.Before(p.next) && !hurry {
+		return nil
+	}
+	p.asked = now
+	first := len(p.pending)
 	if p.Up {
 		p.next = now.Add(idleEvery)
-		switch {
-		case p.MTU < full && (!busy || p.seq%growEvery == 0):
-			size = full // it may have grown
-		case busy && p.seq%2 == 0:
-			size = min(p.MTU, full)
-		}
+		p.ask(now, t, full)
 	} else {
 		p.pause = min(max(2*p.pause, tryFirst), tryLast)
 		p.next = now.Add(p.pause)
-		size = full
-		if p.lost >= fullTries && (p.lost-fullTries)%2 == 0 {
-			size = router.MinMTU
-		}
+		p.try(now, full)
 	}
+	var out []Echo
+	for _, w := range p.pending[first:] {
+		out = append(out, w.Echo)
+	}
+	return out
+}
+
+// sleeps decides whether the tunnel is left alone. One that waits for an answer is not.
+func (p *Pulse) sleeps(now time.Time, t Traffic) bool {
+	if t != Quiet {
+		p.moved = now
+	}
+	if !p.Up || p.rest == 0 {
+		if p.Asleep {
+			p.Asleep, p.next = false, now
+		}
+		return false
+	}
+	if now.Sub(p.moved) < p.rest || p.silent() > 0 || p.sizes.round > 0 {
+		return false
+	}
+	p.Asleep = true
+	return true
+}
+
+// send notes an echo.
+func (p *Pulse) send(now time.Time, size int, bold bool) {
 	p.seq++
-	e := Echo{p.seq, size}
-	p.pending = append(p.pending, waiting{e, now, now.Add(patience), p.Up && size > p.MTU})
-	return e
+	p.spent += size + overhead
+	p.pending = append(p.pending, waiting{Echo{p.seq, size}, now, now.Add(patience), bold})
 }

@@ -19,7 +19,7 @@ const (
 type play struct {
 	Pulse
 	now       time.Time
-	busy      bool
+	busy      Traffic
 	answering func(size int) bool
 	answers   []host.Echo
 	sent      []Echo
@@ -34,14 +34,21 @@ func (p *play) look(after time.Duration) {
 	answers := p.answers
 	p.answers = nil
 	p.Look(p.now, answers, full)
-	e := p.Next(p.now, p.busy, full)
-	if e.Size == 0 {
+	for _, e := range p.Next(p.now, p.busy, full) {
+		p.sent = append(p.sent, e)
+		if p.answering(e.Size) {
+			p.answers = append(p.answers, host.Echo{Seq: e.Seq, At: p.now.Add(3 * time.Millisecond)})
+		}
+	}
+}
+
+// soon is a look as soon as the pulse wants it.
+func (p *play) soon() {
+	if p.Hasty() {
+		p.look(100 * time.Millisecond)
 		return
 	}
-	p.sent = append(p.sent, e)
-	if p.answering(e.Size) {
-		p.answers = append(p.answers, host.Echo{Seq: e.Seq, At: p.now.Add(3 * time.Millisecond)})
-	}
+	p.look(every)
 }
 
 func (p *play) run(d time.Duration) {
@@ -62,7 +69,7 @@ func TestUpAfterAFullEchoAndDownWhenInUseAndSilent(t *testing.T) {
 	if !p.Up || p.MTU != full || p.RTT != 3*time.Millisecond {
 		t.Fatalf("not up, or not in full: %+v", p.Pulse)
 	}
-	p.busy = true
+	p.busy = Flows
 	p.run(5 * time.Second)
 	p.answering = func(int) bool { return false }
 	died := p.now
@@ -88,46 +95,186 @@ func TestASmallerPathIsUsedAndGrowsAgain(t *testing.T) {
 	}
 }
 
-// A path that shrinks without a word while packets flow is used at the smallest size, and given up where that is lost, too.
-func TestAPathThatSwallowsLargePacketsIsNoticed(t *testing.T) {
-	p := newPlay()
-	p.Allow(full)
-	p.run(2 * time.Second)
-	p.busy = true
-	p.run(5 * time.Second)
-	if !p.Up || p.Limit() != 0 {
-		t.Fatalf("not up in full: %+v", p.Pulse)
-	}
-	p.answering = func(size int) bool { return size <= 1300 }
-	shrunk := p.now
-	for p.Limit() == 0 {
-		p.look(every)
-		if took := p.now.Sub(shrunk); took > 6*time.Second || !p.Up {
-			t.Fatalf("after %s: %+v", took, p.Pulse)
+// A path that shrinks without a word while packets flow: what still passes is known within 1.3 s, the tunnel stays up.
+func TestAPathThatShrinksIsKnownWithinASecond(t *testing.T) {
+	for _, path := range []int{1412, 1405, 1350, 1310, router.MinMTU} {
+		p := newPlay()
+		p.Allow(full)
+		p.busy = Flows
+		p.run(5 * time.Second)
+		if !p.Up || p.Limit() != 0 {
+			t.Fatalf("not up in full: %+v", p.Pulse)
+		}
+		passes := 0
+		for _, size := range common {
+			if size <= path {
+				passes = max(passes, size)
+			}
+		}
+		p.answering = func(size int) bool { return size <= path }
+		shrunk := p.now
+		for p.Limit() != passes {
+			p.soon()
+			if took := p.now.Sub(shrunk); took > 1300*time.Millisecond || !p.Up {
+				t.Fatalf("a path of %d after %s: %+v", path, took, p.Pulse)
+			}
+		}
+		p.Allow(passes) // the router says what it heard
+		before := p.Loss
+		p.run(5 * time.Second)
+		if !p.Up || p.Limit() != passes || p.Full(0) != full || p.Loss > before {
+			t.Fatalf("a path of %d: it does not stay: %+v", path, p.Pulse)
+		}
+		p.answering = func(int) bool { return true }
+		p.run(10 * time.Second)
+		if p.Limit() != 0 {
+			t.Errorf("a path that grew under traffic is not noticed: %+v", p.Pulse)
 		}
 	}
-	p.Allow(router.MinMTU) // the router says what it heard
+}
+
+// A path that takes less than what is allowed makes the tunnel down, within two seconds, and says so; it is up again once
+// the path is.
+func TestAPathTooSmallMakesTheTunnelDown(t *testing.T) {
+	p := newPlay()
+	p.Allow(full)
+	p.busy = Flows
 	p.run(5 * time.Second)
-	if !p.Up || p.Limit() != router.MinMTU || p.Full(0) != full {
-		t.Fatalf("it does not stay: %+v", p.Pulse)
+	p.answering = func(size int) bool { return size < router.MinMTU }
+	shrunk := p.now
+	for p.Up {
+		p.soon()
+	}
+	if took := p.now.Sub(shrunk); took > 1600*time.Millisecond || !p.Narrow() {
+		t.Errorf("down after %s, narrow: %v", took, p.Narrow())
+	}
+	p.run(time.Minute)
+	if p.Up || !p.Narrow() {
+		t.Errorf("up again by small packets, or without a word: %+v", p.Pulse)
 	}
 	p.answering = func(int) bool { return true }
-	p.run(30 * time.Second)
-	if p.Limit() != 0 {
-		t.Errorf("a path that grew under traffic is not noticed: %+v", p.Pulse)
+	p.run(15 * time.Second)
+	if !p.Up || p.MTU != full || p.Narrow() {
+		t.Errorf("it does not come back: %+v", p.Pulse)
 	}
+	p.answering = func(int) bool { return false }
+	p.run(5 * time.Second)
+	if p.Up || p.Narrow() {
+		t.Errorf("silence is taken for a path that is too small: %+v", p.Pulse)
+	}
+}
+
+// Echoes that are lost by chance, a tenth of them, take nothing from a tunnel for longer than until larger sizes are asked.
+func TestLossIsNotTakenForASmallPath(t *testing.T) {
+	p := newPlay()
 	p.Allow(full)
-	p.answering = func(size int) bool { return size < router.MinMTU }
+	p.busy = Flows
+	p.run(5 * time.Second)
+	n := 0
+	p.answering = func(int) bool { n++; return n%10 != 0 }
+	small := 0
+	for range 2000 {
+		p.soon()
+		if !p.Up {
+			t.Fatal("down by a tenth of loss")
+		}
+		if p.Limit() != 0 {
+			small++
+		}
+	}
+	if small > 0 {
+		t.Errorf("of 2,000 looks at a path with loss %d found it small", small)
+	}
+}
+
+// A tunnel that may rest is asked nothing once it was quiet for long, is awake with the first packets, and down as soon as
+// any other when nobody answers those.
+func TestATunnelRestsUntilPacketsFlow(t *testing.T) {
+	const rest = time.Minute
+	p := newPlay()
+	p.Allow(full)
+	p.Rest(rest)
+	p.busy = Flows
+	p.run(10 * time.Second)
+	p.busy = Quiet
+	p.run(rest - 5*time.Second)
+	if p.Asleep {
+		t.Fatal("asleep too early")
+	}
+	p.run(10 * time.Second)
+	p.sent = nil
+	p.run(time.Hour)
+	if !p.Asleep || !p.Up || len(p.sent) > 0 {
+		t.Fatalf("%d echoes in an hour of rest: %+v", len(p.sent), p.Pulse)
+	}
+	p.busy = Flows
+	p.look(every)
+	if len(p.sent) != 1 || !p.Asleep {
+		t.Fatalf("packets flow: %v, %+v", p.sent, p.Pulse)
+	}
+	p.look(every)
+	if p.Asleep || !p.Up {
+		t.Fatalf("it was answered: %+v", p.Pulse)
+	}
+	p.busy = Quiet
+	p.run(time.Hour)
+	p.answering, p.busy = func(int) bool { return false }, Flows
+	woken := p.now
+	for p.Up {
+		p.soon()
+	}
+	if took := p.now.Sub(woken); took > 2500*time.Millisecond || p.Asleep {
+		t.Errorf("down after %s: %+v", took, p.Pulse)
+	}
+	p.answering = func(int) bool { return true }
 	p.run(20 * time.Second)
-	if p.Up {
-		t.Error("up although no packet of the smallest MTU passes")
+	p.busy = Quiet
+	p.run(time.Hour)
+	if !p.Asleep {
+		t.Fatal("not asleep")
+	}
+	p.Rest(0) // the cluster is small again
+	p.run(time.Second)
+	if p.Asleep {
+		t.Error("asleep although it must not be")
+	}
+}
+
+// Two ends that hear nothing but each other's echoes fall silent.
+func TestEchoesAreNoTraffic(t *testing.T) {
+	var m Meter
+	p := newPlay()
+	p.run(5 * time.Second)
+	now, bytes := p.now, uint64(0)
+	read := func(more int) Traffic {
+		now, bytes = now.Add(every), bytes+uint64(more)
+		return m.Read(now, bytes, p.Spent())
+	}
+	p.Spent()
+	read(0)
+	if got := read(100 << 10); got != Flows {
+		t.Fatalf("100 KiB: %d", got)
+	}
+	p.busy = Flows
+	p.look(every)
+	if got := read(4*full + 400); got != Perhaps { // one echo there and back, and one of the other end
+		t.Errorf("echoes of both: %d", got)
+	}
+	if got := read(2 * full); got != Perhaps { // the other end's, which still thinks that packets flow
+		t.Errorf("the other end's echo: %d", got)
+	}
+	if got := read(300); got != Quiet {
+		t.Errorf("small echoes: %d", got)
+	}
+	if bytes = 0; read(0) != Quiet {
+		t.Error("a counter that went back is traffic")
 	}
 }
 
 // Who slept himself, as a starved or suspended machine does, does not blame the peer for what he did not hear meanwhile.
 func TestOwnSleepIsNoSilenceOfThePeer(t *testing.T) {
 	p := newPlay()
-	p.busy = true
+	p.busy = Flows
 	p.run(5 * time.Second)
 	for range 20 {
 		late := p.answers
@@ -148,7 +295,7 @@ func TestPulseIsBounded(t *testing.T) {
 		share := rapid.IntRange(0, 10).Draw(t, "share")
 		p.answering = func(int) bool { return rapid.IntRange(0, 10).Draw(t, "answer") < share }
 		for range rapid.IntRange(1, 100).Draw(t, "looks") {
-			p.busy = rapid.Bool().Draw(t, "busy")
+			p.busy = Traffic(rapid.IntRange(0, 2).Draw(t, "busy"))
 			if rapid.IntRange(0, 20).Draw(t, "fall") == 0 {
 				p.Fall(p.now)
 			}

@@ -25,6 +25,8 @@ type tunnel struct {
 	router.Tunnel
 	host  netip.Addr // the peer's own address, as the device knows it
 	pulse pulse.Pulse
+	asked time.Time // when the last echo was sent
+	flows time.Time // when packets flowed to it last
 }
 
 // Links reports each tunnel of the last Apply. Being asked every now and then is what drives the tests.
@@ -75,23 +77,25 @@ func (t *transport) measure(ctx context.Context, now time.Time) (fault string, e
 	for _, a := range t.echo.Receive() {
 		answers[a.From] = append(answers[a.From], a)
 	}
-	// The device counts for all peers together: each is taken for busy when any may be.
-	moved := device.RxBytes + device.TxBytes
-	busy := moved-t.moved > pulse.Busy*uint64(len(t.tunnels))
-	t.moved = moved
+	traffic, err := t.traffic(ctx, now, device.RxBytes+device.TxBytes)
+	if err != nil {
+		return "", err
+	}
 	own := t.directory.Own()
 	for _, u := range t.tunnels {
 		u.pulse.Allow(u.MTU)
+		u.pulse.Rest(t.directory.Rest())
 		full := u.pulse.Full(device.MTU)
 		u.pulse.Look(now, answers[u.host], full)
 		if !own.IsValid() || !u.host.IsValid() {
 			u.pulse.Fall(now)
 			continue
 		}
-		if e := u.pulse.Next(now, busy, full); e.Size > 0 {
+		for _, e := range u.pulse.Next(now, traffic(u), full) {
 			if err := t.echo.Send(device.Index, own, u.host, e.Seq, e.Size); err != nil {
 				t.log.Debug("tunnel not tested", "peer", u.Peer, "err", err)
 			}
+			u.asked = now
 		}
 	}
 	return "", nil
@@ -101,11 +105,11 @@ func (t *transport) measure(ctx context.Context, now time.Time) (fault string, e
 func (t *transport) link(u *tunnel, fault string) router.Link {
 	p := &u.pulse
 	l := router.Link{
-		Peer: u.Peer, Up: p.Up && fault == "", Endpoint: u.Endpoint, RTT: p.RTT, Loss: p.Loss, LastSeen: p.Answered,
-		KeyAge: -1, Reason: fault,
+		Peer: u.Peer, Up: p.Up && !p.Asleep && fault == "", Endpoint: u.Endpoint, RTT: p.RTT, Loss: p.Loss,
+		LastSeen: p.Answered, KeyAge: -1, Reason: fault, Asleep: p.Asleep && fault == "",
 	}
-	l.MTU = p.Limit()
-	if l.Up || fault != "" {
+	l.MTU, l.Hasty = p.Limit(), p.Hasty()
+	if l.Up || l.Asleep || fault != "" {
 		return l
 	}
 	switch {
@@ -113,6 +117,8 @@ func (t *transport) link(u *tunnel, fault string) router.Link {
 		l.Reason = "the peer has no address of its own yet to test the tunnel with"
 	case !t.directory.Own().IsValid():
 		l.Reason = "this node has no address of its own yet to test the tunnel with"
+	case p.Narrow():
+		l.Reason = fmt.Sprintf("packets of %d bytes do not pass the tunnel to %s", router.MinMTU, u.Endpoint.Addr().Unmap())
 	default:
 		l.Reason = fmt.Sprintf("no answer through the tunnel to %s", u.Endpoint.Addr().Unmap())
 	}

@@ -25,10 +25,12 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"weft/mesh/peer"
 	"weft/router"
 	"weft/router/host"
+	"weft/router/pulse"
 )
 
 const (
@@ -50,6 +52,7 @@ const (
 type Host interface {
 	Link(ctx context.Context, name string) (host.Link, bool, error)
 	Neighbours(ctx context.Context, link string) ([]host.Neighbour, error)
+	Sent(ctx context.Context, link string) (map[string]time.Duration, error)
 	Apply(ctx context.Context, changes []host.Change) error
 	Filter(ctx context.Context, want host.Ruleset) (int, error)
 	OpenEcho() (*host.Echoer, error)
@@ -63,6 +66,8 @@ type Directory interface {
 	Own() netip.Addr
 	// Address is a peer's own one; zero where it has told none.
 	Address(id peer.ID) netip.Addr
+	// Rest is after what time without traffic a tunnel is tested no more; 0: never.
+	Rest() time.Duration
 }
 
 // variant is what makes one driver differ from the other.
@@ -154,7 +159,7 @@ type transport struct {
 	mu      sync.Mutex // guards what follows
 	tunnels map[peer.ID]*tunnel
 	echo    echoer // nil until it is needed
-	moved   uint64 // bytes that the device had counted at the last look
+	meter   pulse.Meter
 }
 
 var _ router.Transport = (*transport)(nil)

@@ -11,6 +11,7 @@ import (
 	"weft/router"
 	"weft/router/host"
 	"weft/router/host/hosttest"
+	"weft/router/pulse"
 )
 
 func to(n byte, endpoint string, blocks ...string) router.Tunnel {
@@ -24,7 +25,8 @@ func to(n byte, endpoint string, blocks ...string) router.Tunnel {
 // directory gives every peer the address 5 of 10.32.4*N.
 type directory struct{}
 
-func (directory) Own() netip.Addr { return netip.MustParseAddr("10.32.0.1") }
+func (directory) Rest() time.Duration { return 0 }
+func (directory) Own() netip.Addr     { return netip.MustParseAddr("10.32.0.1") }
 func (directory) Address(id peer.ID) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 32, 4 * (id[0] - 1), 5})
 }
@@ -161,6 +163,50 @@ func TestUpOnceAnsweredAndNotWithoutDeviceOrAddress(t *testing.T) {
 	h.DropLink(Device)
 	if l := look(); l[0].Up || l[0].Reason == "" {
 		t.Errorf("without a device: %+v", l)
+	}
+}
+
+// One device carries two tunnels and its counters say nothing about either: only the one to which something went is tested
+// as one in use.
+func TestOnePeersTrafficIsNotAnothers(t *testing.T) {
+	h := hosttest.New(nil)
+	tr, _ := open(t, Driver(h, peer.ID{1}, directory{}, nil))
+	a, b := to(2, "192.0.2.2:6783", "10.32.4.0/22"), to(3, "192.0.2.3:6783", "10.32.8.0/22")
+	if err := tr.Apply(t.Context(), []router.Tunnel{a, b}); err != nil {
+		t.Fatal(err)
+	}
+	now, bytes := time.Now(), uint64(0)
+	look := func(more uint64) (pulse.Traffic, pulse.Traffic) {
+		t.Helper()
+		now, bytes = now.Add(500*time.Millisecond), bytes+more
+		traffic, err := tr.traffic(t.Context(), now, bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return traffic(tr.tunnels[a.Peer]), traffic(tr.tunnels[b.Peer])
+	}
+	sent := func(to router.Tunnel, ago time.Duration) { h.SetSent(Device, MAC(to.Peer).String(), ago) }
+	look(0)
+	sent(a, 0)
+	sent(b, time.Minute)
+	tr.tunnels[b.Peer].asked = now.Add(-10 * time.Second)
+	if ta, tb := look(100); ta != pulse.Quiet || tb != pulse.Quiet {
+		t.Errorf("100 bytes: %d and %d", ta, tb)
+	}
+	if ta, tb := look(100 << 10); ta != pulse.Flows || tb != pulse.Quiet {
+		t.Errorf("traffic to one: %d and %d", ta, tb)
+	}
+	sent(a, 300*time.Millisecond)
+	if ta, _ := look(100 << 10); ta != pulse.Flows {
+		t.Errorf("a flow that has just paused: %d", ta)
+	}
+	sent(b, 300*time.Millisecond)
+	if _, tb := look(100 << 10); tb != pulse.Perhaps {
+		t.Errorf("something went there a while ago: %d", tb)
+	}
+	tr.tunnels[b.Peer].asked = now.Add(190 * time.Millisecond)
+	if _, tb := look(100 << 10); tb != pulse.Quiet {
+		t.Errorf("our own echo went there: %d", tb)
 	}
 }
 

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,5 +126,26 @@ func (s *story) finish(t *transfer) {
 	t.ended.Wait()
 	if t.err != [2]error{} || t.sent != t.got {
 		s.Errorf("a transfer of %d bytes: sent %x, got %x, errors %v", t.moved.Load(), t.sent[:4], t.got[:4], t.err)
+	}
+}
+
+// pinged is what became of a flood of pings.
+type pinged struct {
+	Sent, Received uint64
+	LongestGap     float64 `json:"longest_gap"` // seconds without an answer
+}
+
+// pinging has a pod ping another so many times a second, until the function that it returns is called.
+func (s *story) pinging(from, to *cluster.Pod, rate int) (result func() pinged) {
+	s.Helper()
+	const longest = 5 * time.Minute
+	c := from.Command(programs.Probe, "flood", "-json", "-rate", strconv.Itoa(rate), "-for", longest.String(), "-w", "2s",
+		to.Addrs[0].String()).Quiet()
+	s.must(c.Start())
+	return func() (r pinged) {
+		s.Helper()
+		_ = c.Stop(10 * time.Second)
+		s.must(json.Unmarshal([]byte(c.Stdout()), &r))
+		return r
 	}
 }

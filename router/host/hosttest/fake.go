@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"weft/router/host"
 )
@@ -25,6 +26,7 @@ type Host struct {
 	mu         sync.Mutex
 	state      host.Snapshot
 	neighbours []host.Neighbour
+	sent       map[string]map[string]time.Duration
 	filter     map[string]host.Ruleset
 	log        []string
 	watchers   []chan host.Event
@@ -218,6 +220,26 @@ func (h *Host) deleteLink(name string) {
 	h.state.Routes = slices.DeleteFunc(slices.Clone(h.state.Routes), func(r host.Route) bool { return r.Link == name })
 	h.neighbours = slices.DeleteFunc(slices.Clone(h.neighbours), func(n host.Neighbour) bool { return n.Link == name })
 	h.state.Addresses = slices.DeleteFunc(slices.Clone(h.state.Addresses), func(a host.Address) bool { return a.Link == name })
+}
+
+// SetSent says how long ago a device sent to a MAC.
+func (h *Host) SetSent(link, mac string, ago time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sent == nil {
+		h.sent = make(map[string]map[string]time.Duration)
+	}
+	if h.sent[link] == nil {
+		h.sent[link] = make(map[string]time.Duration)
+	}
+	h.sent[link][mac] = ago
+}
+
+// Sent tells what SetSent said.
+func (h *Host) Sent(_ context.Context, link string) (map[string]time.Duration, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.sent[link]), nil
 }
 
 // Neighbours lists the entries of a device.
