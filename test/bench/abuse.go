@@ -93,6 +93,9 @@ func abuse(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 		{"recorded handshakes, from everywhere", rain("-file", recorded, "-from", "100.64.0.0/10")},
 		{"TLS connections", openers(attacker, victim)},
 	} {
+		if !bd.floods.MatchString(f.name) {
+			continue
+		}
 		fmt.Fprintf(os.Stderr, "%s …\n", f.name)
 		if err := bd.underFlood(ctx, w, c, f, []*cluster.Machine{a, b}); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)

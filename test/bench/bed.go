@@ -65,7 +65,7 @@ const (
 
 // serve starts at the far pod what answers, and waits until packets pass.
 func (bd *bed) serve(ctx context.Context, c *contender) error {
-	tcp := c.dst.Command(bd.programs.Probe, "serve", "-tcp", fmt.Sprint(sinkPort)).Quiet()
+	tcp := c.dst.Command(bd.blast, "-tcp", "1", "-listen", fmt.Sprintf(":%d", sinkPort)).Quiet()
 	udp := c.dst.Command(bd.blast, "-listen", fmt.Sprintf(":%d", blastPort)).Quiet()
 	for _, p := range []*netlab.Cmd{tcp, udp} {
 		if err := p.Start(); err != nil {

@@ -80,14 +80,14 @@ func TestOwnMemoryAndTimeAreRead(t *testing.T) {
 
 func TestTableTellsRatiosOfPairs(t *testing.T) {
 	var o options
-	if err := o.choose("", "no such pair"); err == nil {
+	if err := o.choose("", "no such pair", ""); err == nil {
 		t.Error("a pair was picked that is not there")
 	}
-	if err := o.choose("", ""); err == nil {
+	if err := o.choose("", "", ""); err == nil {
 		t.Error("no pairs were accepted")
 	}
 	o = options{pairs: 3, length: time.Second}
-	if err := o.choose("TCP 1 flow", ""); err != nil || o.life || len(o.quantities) != 2 {
+	if err := o.choose("TCP 1 flow", "", ""); err != nil || o.life || len(o.quantities) != 2 {
 		t.Fatalf("chosen %v, %v", o, err)
 	}
 	tb := newTable(duel{of: nameSleeve, against: nameWireguard}, o)

@@ -28,7 +28,7 @@ import (
 
 func main() {
 	var o options
-	var only, pick string
+	var only, pick, flood string
 	quick := flag.Bool("quick", false, "three pairs, to look whether a change helps; says little")
 	flag.StringVar(&o.programs.Weft, "weft", "bin/weft", "the program to measure")
 	flag.StringVar(&o.programs.Probe, "labprobe", ".build/labprobe", "the program that makes traffic (test/labprobe)")
@@ -37,7 +37,9 @@ func main() {
 	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, life, burst, and abuse")
 	flag.StringVar(&pick, "pick", "", "compare only contenders whose pair matches this expression, such as 'sleeve / wireguard'")
 	flag.StringVar(&o.column, "column", "", "only this column: off or on")
+	flag.StringVar(&flood, "flood", "", "of abuse, only floods whose name matches this expression")
 	flag.StringVar(&o.other, "other", "", "another build of weft: hold the sleeve against that one's, and nothing else")
+	flag.StringVar(&o.congestion, "congestion", "cubic", "congestion control of the pods' TCP; empty: what this machine sets")
 	flag.BoolVar(&o.verbose, "v", false, "print each pair")
 	flag.Parse()
 	if *quick {
@@ -45,7 +47,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	err := o.choose(only, pick)
+	err := o.choose(only, pick, flood)
 	if err == nil {
 		err = run(ctx, os.Stdout, o)
 	}
@@ -65,17 +67,19 @@ type options struct {
 	other            string // another build of weft
 	pairs            int
 	length           time.Duration // of one measurement
+	congestion       string        // control of TCP; empty: the machine's own
 	quantities       []quantity
 	duels            []duel
 	column           string // empty: both
 	life             bool
 	burst            bool
 	abuse            bool
+	floods           *regexp.Regexp // which of abuse
 	verbose          bool
 }
 
 // choose takes in what the person wants to see.
-func (o *options) choose(only, pick string) error {
+func (o *options) choose(only, pick, flood string) error {
 	re, err := regexp.Compile("(?i)" + only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -83,6 +87,9 @@ func (o *options) choose(only, pick string) error {
 	picked, err := regexp.Compile("(?i)" + pick)
 	if err != nil {
 		return fmt.Errorf("-pick: %w", err)
+	}
+	if o.floods, err = regexp.Compile("(?i)" + flood); err != nil {
+		return fmt.Errorf("-flood: %w", err)
 	}
 	o.duels = slices.DeleteFunc(duels(o.other != ""), func(d duel) bool { return !picked.MatchString(d.String()) })
 	for _, q := range quantities() {
@@ -136,7 +143,8 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	if err := o.compile(dir); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s\n%s\n%s\n%s", machine(), versions(o.programs.Weft, o.wireguard), load(), busy())
+	fmt.Fprintf(out, "%s\n%s\n", machine(), versions(o.programs.Weft, o.wireguard))
+	fmt.Fprintf(out, "%s\n%s\n%s", o.control(), load(), busy())
 	if len(o.quantities) > 0 {
 		if err := inLab(ctx, func(l *netlab.Lab) error { return speed(ctx, out, l, o) }); err != nil {
 			return err

@@ -86,8 +86,8 @@ func (bd *bed) flows(c *contender, n int, length time.Duration, rate, price, pin
 	if err != nil {
 		return nil, err
 	}
-	stream := c.src.Command(bd.programs.Probe, "stream", "-json", "-for", length.String(), "-P", strconv.Itoa(n),
-		fmt.Sprintf("%v:%d", c.addr, sinkPort)).Quiet()
+	stream := c.src.Command(bd.blast, "-tcp", strconv.Itoa(n), "-congestion", bd.congestion,
+		"-to", fmt.Sprintf("%v:%d", c.addr, sinkPort), "-for", length.String()).Quiet()
 	if err := stream.Start(); err != nil {
 		return nil, err
 	}

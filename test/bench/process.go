@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,26 @@ func machine() string {
 		}
 	}
 	return fmt.Sprintf("machine: Linux %s, %d × %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), cpu)
+}
+
+// control settles the congestion control of TCP and says which it is: machines set different ones, and with each the
+// same path carries a different rate.
+func (o *options) control() string {
+	own, available := "unknown", ""
+	for name, into := range map[string]*string{"tcp_congestion_control": &own, "tcp_available_congestion_control": &available} {
+		if b, err := os.ReadFile("/proc/sys/net/ipv4/" + name); err == nil {
+			*into = strings.TrimSpace(string(b))
+		}
+	}
+	switch {
+	case o.congestion == "" || o.congestion == own:
+		return "congestion control: " + own + ", the machine's own"
+	case !slices.Contains(strings.Fields(available), o.congestion):
+		asked := o.congestion
+		o.congestion = ""
+		return fmt.Sprintf("congestion control: %s, the machine's own, as it has no %s", own, asked)
+	}
+	return fmt.Sprintf("congestion control: %s (the machine's own is %s)", o.congestion, own)
 }
 
 // versions says what was measured, by what is written in the programs.

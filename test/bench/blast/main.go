@@ -1,5 +1,6 @@
 // Blast measures how many UDP packets a path carries: a source keeps so many on the way as the sink lets it, so that the
-// slowest part sets the pace and not the part that drops. It prints one JSON object.
+// slowest part sets the pace and not the part that drops; or, with -tcp, how many bytes TCP flows bring over it. It prints
+// one JSON object.
 //
 // A packet is a run (8 bytes), a number (8), flags (1) and padding. The sink answers every ackEvery-th packet, and each that
 // asks for it, with the run, the highest number seen and how many came.
@@ -14,6 +15,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -24,6 +26,7 @@ const (
 	headSize = 17
 	ackSize  = 24
 	ackEvery = 32
+	maxFlows = 16
 	batch    = 32 // packets of one system call, at both ends
 	// sinkBuffer holds more than any window, so that the sink itself drops nothing.
 	sinkBuffer = 4 << 20
@@ -38,13 +41,43 @@ func main() {
 	size := flag.Int("size", 1400, "payload bytes")
 	length := flag.Duration("for", time.Second, "how long")
 	window := flag.Int("window", 256, "packets on the way, at most")
+	congestion := flag.String("congestion", "", "control of TCP; empty: the machine's own")
+	tcp := flag.Int("tcp", 0, "so many TCP flows rather than UDP packets; any number makes a sink of TCP")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := run(ctx, *listen, *to, *size, *window, *length); err != nil {
+	var err error
+	if *tcp > 0 {
+		err = runTCP(ctx, *listen, *to, *congestion, *tcp, *length)
+	} else {
+		err = run(ctx, *listen, *to, *size, *window, *length)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "blast:", err)
 		os.Exit(1)
 	}
+}
+
+func runTCP(ctx context.Context, listen, to, congestion string, n int, length time.Duration) error {
+	// With processors to spare the scheduler leaves a thread in a system call alone; else its monitor never rests.
+	runtime.GOMAXPROCS(runtime.NumCPU() + maxFlows)
+	if listen == "" {
+		r, err := pour(ctx, to, congestion, n, length)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(r)
+	}
+	l, err := net.Listen("tcp4", listen)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	fmt.Println("listening")
+	if err := drain(ctx, l); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 func run(ctx context.Context, listen, to string, size, window int, length time.Duration) error {
