@@ -233,8 +233,9 @@ type Event struct {
 const GuardGone = "guard"
 
 // MaxSuperPacket bounds what a TUN device hands over at once, in bytes, so that its segments with their headers and seals
-// still fit into one sending call of 65,507.
-const MaxSuperPacket = 60_000
+// still fit into one sending call of 65,507. At an MTU of 1420 that are 45 segments, for which the kernel's TCP, keeping room
+// for headers, wants this much; at all but the smallest MTU it then makes no more of them than one call takes.
+const MaxSuperPacket = 61_900
 
 // Offload says what a TUN device lets the kernel leave undone.
 type Offload struct {

@@ -158,7 +158,7 @@ func newSite(t testing.TB, n, mtu int, offload Offload) *site {
 		conns, err = ListenUDP(t.Context(), netip.MustParseAddrPort("0.0.0.0:6783"))
 		return err
 	})
-	s.ip(t, fmt.Sprintf("link set weft-sl mtu %d txqueuelen 1000 gso_max_size 60000 up", mtu),
+	s.ip(t, fmt.Sprintf("link set weft-sl mtu %d txqueuelen 1000 gso_max_size 61900 up", mtu),
 		fmt.Sprintf("addr add %v/32 dev weft-sl", s.inner()), "route add 10.32.0.0/16 dev weft-sl",
 		fmt.Sprintf("addr add %v/128 dev weft-sl nodad", s.inner6()), "route add fd00::/64 dev weft-sl")
 	for _, err := range []error{

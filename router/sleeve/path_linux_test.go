@@ -273,6 +273,29 @@ func TestPathDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// TestTheLargestSuperPacketsLeaveInOneSend: as many segments as the kernel's TCP makes of the bound that a device is given.
+func TestTheLargestSuperPacketsLeaveInOneSend(t *testing.T) {
+	p := newLone(t, seal.AES256GCM, full)
+	src6, dst6 := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	for _, c := range []struct {
+		src, dst       netip.Addr
+		segment, count int
+	}{
+		{p.src, p.dst, 1420 - 52, 45},
+		{src6, dst6, 1420 - 72, 45},
+		{p.src, p.dst, 1360 - 52, 47},
+		{p.src, p.dst, 8920 - 52, 6},
+	} {
+		v, b := superPacket(c.src, c.dst, protoTCP, c.segment, random(c.count*c.segment))
+		q, _ := parsePacket(b)
+		copy(p.out.in[tunRoom:], b)
+		p.out.packet(v, p.out.in, len(b), p.e.now())
+		if got, want := len(p.out.pack.out), c.count*(q.payload+c.segment+overhead); got != want {
+			t.Errorf("%d segments of %d bytes: the last send is of %d bytes, want all %d", c.count, c.segment, got, want)
+		}
+	}
+}
+
 func BenchmarkOutbound(b *testing.B) {
 	for _, suite := range []seal.Suite{seal.AES256GCM, seal.ChaCha20Poly1305} {
 		for _, size := range []int{64, 1368, 60000} {

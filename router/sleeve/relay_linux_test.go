@@ -24,6 +24,7 @@ import (
 type tie struct {
 	other    *host
 	endpoint bool
+	box      netip.AddrPort // what stands before it
 	relays   []peer.ID
 	tcp      []netip.AddrPort
 }
@@ -37,6 +38,9 @@ func (h *host) tie(ties ...tie) {
 		p := o.other.peer(netip.AddrPort{}, secretOf(h.t, fmt.Sprint(min(h.n, o.other.n), max(h.n, o.other.n))))
 		if o.endpoint {
 			p.Endpoints = []netip.AddrPort{o.other.addr}
+		}
+		if o.box.IsValid() {
+			p.Endpoints = []netip.AddrPort{o.box}
 		}
 		p.Relays, p.TCP = o.relays, o.tcp
 		peers, tunnels = append(peers, p), append(tunnels, o.other.tunnel())
