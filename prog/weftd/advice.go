@@ -40,6 +40,9 @@ func (n *node) examine(ctx context.Context, info peer.Info, doc *control.Doctor)
 	doc.Tried = append(n.tried(n.name, ours), n.tried(doc.Peer, theirs)...)
 	self, _ := n.mesh.Peer(n.key.ID())
 	doc.Advice = advise(end{n.name, self.NAT, ours}, end{doc.Peer, info.NAT, theirs})
+	if info.State == peer.Removed {
+		doc.Advice = fmt.Sprintf("%s was removed from the cluster, and nobody reaches it until it joins again with a new token", doc.Peer)
+	}
 }
 
 func (n *node) tried(by string, w way) (all []control.TriedPath) {
@@ -76,6 +79,11 @@ func advise(a, b end) string {
 	switch {
 	case state == control.EdgeDirect:
 		return fmt.Sprintf("%s and %s reach each other directly", a.name, b.name)
+	case a.way.state == "":
+		return fmt.Sprintf("What %s has tried is not known, as its data plane does not answer: see what its wire.log says", a.name)
+	case state == control.EdgeUnknown || state == "":
+		return fmt.Sprintf("%s and %s have nothing to say to each other now, so no way is open: send something (weft ping %s) and ask again",
+			a.name, b.name, b.name)
 	case a.way.state == control.EdgeDown && b.way.state == "":
 		return fmt.Sprintf("%s is not reached in any way: see whether weft runs there, and whether UDP or TCP 6783 passes between it and any other member", b.name)
 	case state == control.EdgeDown && (a.way.state == control.EdgeDown) != (b.way.state == control.EdgeDown):
@@ -89,7 +97,11 @@ func advise(a, b end) string {
 		if passesUDP(a.way) && !passesUDP(b.way) {
 			blocked = b
 		}
-		return fmt.Sprintf("UDP does not pass at %s: let it out of that network to port 6783, and its answers in", blocked.name)
+		return noUDP(blocked)
+	case state == control.EdgeRelayed && a.nat == peer.NATUnknown: // nobody has ever heard it over UDP
+		return noUDP(a)
+	case state == control.EdgeRelayed && b.nat == peer.NATUnknown:
+		return noUDP(b)
 	case len(hard) == 2:
 		return fmt.Sprintf("Both are behind a hard NAT, which no hole can be punched through: %s, or %s", forward(a), forward(b))
 	case len(hard) == 1:
@@ -105,6 +117,10 @@ func advise(a, b end) string {
 	}
 	return fmt.Sprintf("No packets pass between %s and %s: let UDP to port 6783 pass between them, or between each of them and one other member",
 		a.name, b.name)
+}
+
+func noUDP(e end) string {
+	return fmt.Sprintf("UDP does not pass at %s: let it out of that network to port 6783, and its answers in", e.name)
 }
 
 // passesUDP reports whether any datagram path of this end has ever worked, or none was tried yet.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/mesh/lobby"
 	"weft/mesh/peer"
 	"weft/router/sleeve"
 )
@@ -36,6 +37,7 @@ const (
 const (
 	echoTime   = 2 * time.Second // that a port is open
 	echoesOpen = 16
+	echoesEach = 2 // for one member
 	echoQueue  = 64
 	echoAgain  = 10 * time.Second
 	echoCalm   = 10 * time.Minute
@@ -81,9 +83,9 @@ func parseEcho(from peer.ID, b []byte) (echoMessage, bool) {
 
 // echoes is both halves of this node; it belongs to runReach, but for what is said otherwise.
 type echoes struct {
-	in   chan echoMessage // from the mesh
-	open chan struct{}    // a place for each port that is open
-	wg   sync.WaitGroup   // of those
+	in   chan echoMessage      // from the mesh
+	open *lobby.Lobby[peer.ID] // the ports that are open, by for whom
+	wg   sync.WaitGroup        // of those
 
 	of    peer.ID // who was asked
 	at    netip.AddrPort
@@ -94,7 +96,8 @@ type echoes struct {
 }
 
 func newEchoes() echoes {
-	return echoes{in: make(chan echoMessage, echoQueue), open: make(chan struct{}, echoesOpen)}
+	limits := lobby.Limits{All: echoesOpen, Each: echoesEach, Patience: echoTime}
+	return echoes{in: make(chan echoMessage, echoQueue), open: lobby.New[peer.ID](limits)}
 }
 
 // takeEcho queues a message for runReach.
@@ -165,13 +168,12 @@ func (n *node) hearEcho(ctx context.Context, m echoMessage) {
 // openEcho opens a port for a member, and tells it where the first packet came from.
 func (n *node) openEcho(ctx context.Context, m echoMessage) {
 	e := &n.echoes
-	select {
-	case e.open <- struct{}{}:
-	default:
+	place := e.open.Enter(m.from, time.Now(), func() {})
+	if place == nil {
 		return
 	}
 	e.wg.Go(func() {
-		defer func() { <-e.open }()
+		defer e.open.Leave(place)
 		ctx, cancel := context.WithTimeout(ctx, echoTime)
 		defer cancel()
 		var lc net.ListenConfig

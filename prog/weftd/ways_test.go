@@ -139,17 +139,23 @@ func TestAdviceNamesWhatStandsInTheWay(t *testing.T) {
 		a, b end
 		want string
 	}{
-		"direct":               {end{"a", 0, works(control.EdgeDirect)}, end{"b", 0, works(control.EdgeDirect)}, "reach each other directly"},
-		"hard on both sides":   {end{"a", peer.NATHard, works(control.EdgeRelayed)}, end{"b", peer.NATHard, works(control.EdgeRelayed)}, "Both are behind a hard NAT"},
-		"hard on theirs":       {end{"a", peer.NATEasy, works(control.EdgeRelayed)}, end{"b", peer.NATHard, works(control.EdgeRelayed)}, "b is behind a hard NAT"},
-		"not punched yet":      {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATEasy, works(control.EdgeRelayed)}, "forward UDP 6783 to b"},
-		"a firewall":           {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATNone, works(control.EdgeRelayed)}, "A firewall stands between a and b"},
-		"UDP blocked here":     {end{"a", peer.NATEasy, blocked}, end{"b", peer.NATNone, works(control.EdgeTCP)}, "UDP does not pass at a"},
-		"UDP blocked there":    {end{"a", peer.NATNone, works(control.EdgeTCP)}, end{"b", peer.NATEasy, blocked}, "UDP does not pass at b"},
-		"one way":              {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, works(control.EdgeDirect)}, "a does not get answers of b"},
-		"nothing passes":       {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, way{state: control.EdgeDown}}, "No packets pass between a and b"},
-		"it does not answer":   {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, way{}}, "b is not reached in any way"},
-		"it alone did not say": {end{"a", 0, works(control.EdgeDirect)}, end{"b", 0, way{}}, "reach each other directly"},
+		"direct":                {end{"a", 0, works(control.EdgeDirect)}, end{"b", 0, works(control.EdgeDirect)}, "reach each other directly"},
+		"hard on both sides":    {end{"a", peer.NATHard, works(control.EdgeRelayed)}, end{"b", peer.NATHard, works(control.EdgeRelayed)}, "Both are behind a hard NAT"},
+		"hard on theirs":        {end{"a", peer.NATEasy, works(control.EdgeRelayed)}, end{"b", peer.NATHard, works(control.EdgeRelayed)}, "b is behind a hard NAT"},
+		"not punched yet":       {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATEasy, works(control.EdgeRelayed)}, "forward UDP 6783 to b"},
+		"a firewall":            {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATNone, works(control.EdgeRelayed)}, "A firewall stands between a and b"},
+		"UDP blocked here":      {end{"a", peer.NATEasy, blocked}, end{"b", peer.NATNone, works(control.EdgeTCP)}, "UDP does not pass at a"},
+		"UDP blocked there":     {end{"a", peer.NATNone, works(control.EdgeTCP)}, end{"b", peer.NATEasy, blocked}, "UDP does not pass at b"},
+		"one way":               {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, works(control.EdgeDirect)}, "a does not get answers of b"},
+		"nothing passes":        {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, way{state: control.EdgeDown}}, "No packets pass between a and b"},
+		"it does not answer":    {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, way{}}, "b is not reached in any way"},
+		"both are asleep":       {end{"a", 0, way{state: control.EdgeUnknown}}, end{"b", 0, way{state: control.EdgeUnknown}}, "weft ping b"},
+		"one is asleep":         {end{"a", 0, way{state: control.EdgeUnknown}}, end{"b", 0, works(control.EdgeDirect)}, "reach each other directly"},
+		"asleep, and silent":    {end{"a", 0, way{state: control.EdgeUnknown}}, end{"b", 0, way{}}, "weft ping b"},
+		"no wire here":          {end{"a", 0, way{}}, end{"b", 0, way{state: control.EdgeDown}}, "its data plane does not answer"},
+		"relayed, it is silent": {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATNone, way{}}, "A firewall stands"},
+		"relayed by TCP":        {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", 0, works(control.EdgeRelayed)}, "UDP does not pass at b"},
+		"it alone did not say":  {end{"a", 0, works(control.EdgeDirect)}, end{"b", 0, way{}}, "reach each other directly"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := advise(c.a, c.b); !strings.Contains(got, c.want) {
