@@ -15,7 +15,7 @@ import (
 
 // recoverWithin is how long a whole network may take until all is well.
 const (
-	recoverWithin = 3 * time.Minute
+	recoverWithin = 4 * time.Minute // more than a join that nobody can ask about any more holds up a removal
 	lookEvery     = 500 * time.Millisecond
 )
 

@@ -2,6 +2,7 @@ package ipamsim
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -35,10 +36,16 @@ const (
 	Left
 )
 
+// outweighs orders removals of one machine as certificates of them are ordered: every roster ends up with the same.
+func (x removal) outweighs(y removal) bool {
+	weight := map[Reason]int{Silence: 1, Left: 2, ByHand: 3, Stolen: 4}
+	return cmp.Or(cmp.Compare(weight[x.reason], weight[y.reason]), cmp.Compare(y.incarnation, x.incarnation)) > 0
+}
+
 // roster is the grow-only set of members and removals. It never changes; nil is the empty one.
 type roster struct {
 	members  []member  // by ID
-	removals []removal // by ID; the first one that was heard counts
+	removals []removal // by ID; of several the weightiest counts
 	sum      uint64    // equal for equal rosters
 }
 
@@ -60,18 +67,21 @@ func union(a, b *roster) *roster {
 	case a.sum == b.sum:
 		return a
 	}
-	u := &roster{members: slices.Clone(a.members), removals: slices.Clone(a.removals)}
+	u, news := &roster{members: slices.Clone(a.members), removals: slices.Clone(a.removals)}, a.sum == 0
 	for _, m := range b.members {
 		if i, ok := u.index(m.id); !ok {
-			u.members = slices.Insert(u.members, i, m)
+			u.members, news = slices.Insert(u.members, i, m), true
 		}
 	}
 	for _, x := range b.removals {
-		if i, ok := u.indexRemoval(x.id); !ok {
-			u.removals = slices.Insert(u.removals, i, x)
+		switch i, ok := u.indexRemoval(x.id); {
+		case !ok:
+			u.removals, news = slices.Insert(u.removals, i, x), true
+		case x.outweighs(u.removals[i]):
+			u.removals[i], news = x, true
 		}
 	}
-	if len(u.members) == len(a.members) && len(u.removals) == len(a.removals) && a.sum != 0 {
+	if !news {
 		return a
 	}
 	d := mix()
@@ -79,7 +89,7 @@ func union(a, b *roster) *roster {
 		d = mix(uint64(d), uint64Of(m.id))
 	}
 	for _, x := range u.removals {
-		d = mix(uint64(d), uint64Of(x.id), 'x')
+		d = mix(uint64(d), uint64Of(x.id), uint64(x.reason), x.incarnation)
 	}
 	u.sum = uint64(d) | 1
 	return u
