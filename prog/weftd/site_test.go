@@ -51,6 +51,9 @@ with an entry in the changelog.
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.name, kind, labels, m.help)
 	}
 	b.WriteString(`
+The bytes of a peer that WireGuard carries include WireGuard's own, and the age of its key is that of the last handshake, which
+WireGuard repeats after two minutes: an age of more than three while packets flow is a tunnel that does not come up again.
+
 States of ` + "`weft_members`" + ` are alive, suspect, dead and removed. ` + "`weft_events_total`" + ` counts since the start of the process that
 counts: the daemon's for mesh, the data plane's for sleeve and wire, the kernel's table for guard.
 `)

@@ -16,6 +16,6 @@ type Echo struct {
 const (
 	echoHeader = 8
 	echoToken  = 8
-	// MinEcho is the smallest IPv4 packet that an Echoer sends, bytes.
+	// MinEcho is the smallest packet that an Echoer sends, bytes; over IPv6 it is 20 larger.
 	MinEcho = 20 + echoHeader + echoToken
 )

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"time"
 
@@ -12,81 +13,149 @@ import (
 )
 
 // Echoer tests devices from end to end: it sends ICMP echo requests into a device, whatever the routes say, and collects
-// the answers, which the other machine sends by routes of its own. It never blocks and has no goroutine. IPv4 only: for
-// IPv6 the kernel does not let a device be named against the routes.
+// the answers, which the other machine sends by routes of its own. It never blocks and has no goroutine.
+//
+// Over IPv6 the kernel lets a device be named only where a route leads to the address by it, which may be one that packets
+// without a device never take; the source is what that route says.
 type Echoer struct {
-	h     *Host
-	fd    int
-	id    uint16
-	token [echoToken]byte // tells our answers from those of others with the same number
-	buf   []byte
+	v4, v6  int   // sockets
+	without error // why there is no v6
+	id      uint16
+	token   [echoToken]byte // tells our answers from those of others with the same number
+	buf     []byte
 }
 
-// OpenEcho opens the socket in the host's namespace.
+// Types of ICMP.
+const (
+	echoRequest4, echoReply4 = 8, 0
+	echoRequest6, echoReply6 = 128, 129
+)
+
+// OpenEcho opens the sockets in the host's namespace.
 func (h *Host) OpenEcho() (*Echoer, error) {
-	e := &Echoer{h: h, buf: make([]byte, 1<<16)}
+	e := &Echoer{buf: make([]byte, 1<<16)}
 	if _, err := rand.Read(e.token[:]); err != nil {
 		return nil, err
 	}
 	e.id = binary.BigEndian.Uint16(e.token[:])
+	const flags = unix.SOCK_RAW | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
 	err := h.Do(func() (err error) {
-		e.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+		e.v6, e.without = unix.Socket(unix.AF_INET6, flags, unix.IPPROTO_ICMPV6)
+		e.v4, err = unix.Socket(unix.AF_INET, flags, unix.IPPROTO_ICMP)
 		return err
 	})
 	if err != nil {
+		if e.without == nil {
+			_ = unix.Close(e.v6)
+		}
 		return nil, fmt.Errorf("open ICMP socket: %w", explain(err))
 	}
-	const icmpFilter, blocked = 1, ^uint32(1 << 0) // all types but echo reply, which is type 0
+	const icmpFilter, blocked = 1, ^uint32(1 << echoReply4) // all types but echo reply
 	err = errors.Join(
-		unix.SetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
-		unix.SetsockoptInt(e.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE),
-		unix.SetsockoptString(e.fd, unix.SOL_RAW, icmpFilter, string(binary.NativeEndian.AppendUint32(nil, blocked))),
+		unix.SetsockoptInt(e.v4, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
+		unix.SetsockoptInt(e.v4, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE),
+		unix.SetsockoptString(e.v4, unix.SOL_RAW, icmpFilter, string(binary.NativeEndian.AppendUint32(nil, blocked))),
 	)
+	if e.without == nil {
+		err = errors.Join(err, prepareEcho6(e.v6))
+	}
 	if err != nil {
-		_ = unix.Close(e.fd)
-		return nil, fmt.Errorf("prepare ICMP socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("prepare ICMP socket: %w", err), e.Close())
 	}
 	return e, nil
 }
 
-// Send sends one request of size bytes, IPv4 header included, through the device to an address of the other machine.
-func (e *Echoer) Send(device int, from, to netip.Addr, seq uint16, size int) error {
-	if !from.Is4() || !to.Is4() {
-		return errors.New("test a device: only with IPv4 addresses")
+func prepareEcho6(fd int) error {
+	const icmp6Filter = 1
+	var blocked unix.ICMPv6Filter
+	for i := range blocked.Data {
+		blocked.Data[i] = ^uint32(0)
 	}
-	b := make([]byte, max(size, MinEcho)-20)
-	b[0] = 8 // echo request
+	blocked.Data[echoReply6/32] &^= 1 << (echoReply6 % 32)
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1),
+		unix.SetsockoptICMPv6Filter(fd, unix.IPPROTO_ICMPV6, icmp6Filter, &blocked),
+	)
+}
+
+// Send sends one request of size bytes, IP header included, through the device to an address of the other machine.
+func (e *Echoer) Send(device int, from, to netip.Addr, seq uint16, size int) error {
+	switch {
+	case from.Is4() && to.Is4():
+		b := e.request(echoRequest4, seq, size-20)
+		binary.BigEndian.PutUint16(b[2:], icmpChecksum(b))
+		info := unix.Inet4Pktinfo{Ifindex: int32(device), Spec_dst: from.As4()}
+		return unix.Sendmsg(e.v4, b, unix.PktInfo4(&info), &unix.SockaddrInet4{Addr: to.As4()}, 0)
+	case !from.Is6() || !to.Is6():
+		return errors.New("test a device: its two ends have addresses of different families")
+	case e.without != nil:
+		return fmt.Errorf("open ICMPv6 socket: %w", explain(e.without))
+	}
+	// A source in the message would make the kernel prefer the device where it now insists on it.
+	info := unix.Inet6Pktinfo{Ifindex: uint32(device)}
+	return unix.Sendmsg(e.v6, e.request(echoRequest6, seq, size-40), unix.PktInfo6(&info), &unix.SockaddrInet6{Addr: to.As16()}, 0)
+}
+
+// request writes an echo request of n bytes, but for the checksum, which over IPv6 is the kernel's part.
+func (e *Echoer) request(kind byte, seq uint16, n int) []byte {
+	b := make([]byte, max(n, echoHeader+echoToken))
+	b[0] = kind
 	binary.BigEndian.PutUint16(b[4:], e.id)
 	binary.BigEndian.PutUint16(b[6:], seq)
 	copy(b[echoHeader:], e.token[:])
-	binary.BigEndian.PutUint16(b[2:], icmpChecksum(b))
-	info := unix.Inet4Pktinfo{Ifindex: int32(device), Spec_dst: from.As4()}
-	return unix.Sendmsg(e.fd, b, unix.PktInfo4(&info), &unix.SockaddrInet4{Addr: to.As4()}, 0)
+	return b
 }
 
 // Receive returns the answers that have come since it was called last.
 func (e *Echoer) Receive() (answers []Echo) {
-	oob := make([]byte, 128)
-	for {
-		n, oobn, _, sa, err := unix.Recvmsg(e.fd, e.buf, oob, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
+	for b, a := range e.packets(e.v4) {
+		if len(b) >= 20 && len(b) >= int(b[0]&0xf)*4 {
+			answers = e.answer(answers, b[int(b[0]&0xf)*4:], echoReply4, a)
 		}
-		if err != nil {
-			return answers
+	}
+	if e.without == nil {
+		for b, a := range e.packets(e.v6) {
+			answers = e.answer(answers, b, echoReply6, a)
 		}
-		from, ok := sa.(*unix.SockaddrInet4)
-		b := e.buf[:n]
-		if !ok || len(b) < 20 || len(b) < int(b[0]&0xf)*4+echoHeader+echoToken {
-			continue
+	}
+	return answers
+}
+
+// answer appends a message when it is an answer to one of ours.
+func (e *Echoer) answer(answers []Echo, b []byte, kind byte, a Echo) []Echo {
+	if len(b) < echoHeader+echoToken || b[0] != kind || binary.BigEndian.Uint16(b[4:]) != e.id ||
+		[echoToken]byte(b[echoHeader:]) != e.token {
+		return answers
+	}
+	a.Seq = binary.BigEndian.Uint16(b[6:])
+	return append(answers, a)
+}
+
+// packets reads what a socket has now, with where it is from and when it came.
+func (e *Echoer) packets(fd int) iter.Seq2[[]byte, Echo] {
+	return func(yield func([]byte, Echo) bool) {
+		oob := make([]byte, 128)
+		for {
+			n, oobn, _, sa, err := unix.Recvmsg(fd, e.buf, oob, 0)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			a := Echo{At: stampOf(oob[:oobn])}
+			switch from := sa.(type) {
+			case *unix.SockaddrInet4:
+				a.From = netip.AddrFrom4(from.Addr)
+			case *unix.SockaddrInet6:
+				a.From = netip.AddrFrom16(from.Addr)
+			}
+			if !yield(e.buf[:n], a) {
+				return
+			}
 		}
-		b = b[int(b[0]&0xf)*4:]
-		if b[0] != 0 || binary.BigEndian.Uint16(b[4:]) != e.id || [echoToken]byte(b[echoHeader:]) != e.token {
-			continue
-		}
-		answers = append(answers, Echo{
-			From: netip.AddrFrom4(from.Addr), Seq: binary.BigEndian.Uint16(b[6:]), At: stampOf(oob[:oobn]),
-		})
 	}
 }
 
@@ -103,8 +172,14 @@ func stampOf(oob []byte) time.Time {
 	return time.Now()
 }
 
-// Close closes the socket.
-func (e *Echoer) Close() error { return unix.Close(e.fd) }
+// Close closes the sockets.
+func (e *Echoer) Close() error {
+	err := unix.Close(e.v4)
+	if e.without == nil {
+		err = errors.Join(err, unix.Close(e.v6))
+	}
+	return err
+}
 
 func icmpChecksum(b []byte) uint16 {
 	var sum uint32

@@ -26,7 +26,7 @@ type health struct {
 	handshake time.Time // as the device tells it
 	shaken    time.Time // when that value was first seen
 	received  uint64
-	sent      uint64
+	meter     pulse.Meter
 	seen      time.Time // when received changed
 
 	mended   time.Time // or the first look
@@ -56,12 +56,12 @@ const (
 	again // addAnew, as a matter of course
 )
 
-// step takes a look and says which echo to send, and what would help.
-func (h *health) step(now time.Time, l look) (send pulse.Echo, help remedy) {
+// step takes a look and says which echoes to send, and what would help.
+func (h *health) step(now time.Time, l look) (send []pulse.Echo, help remedy) {
 	if h.mended.IsZero() {
 		h.mended = now
 	}
-	busy, up := h.count(now, l.peer), h.Up
+	traffic, up := h.count(now, l.peer), h.Up
 	h.Look(now, l.answers, l.full)
 	usable := l.known && l.testable
 	if !usable {
@@ -71,13 +71,13 @@ func (h *health) step(now time.Time, l look) (send pulse.Echo, help remedy) {
 		h.mended = now
 	}
 	if usable {
-		send = h.Next(now, busy, l.full)
+		send = h.Next(now, traffic, l.full)
 	}
 	return send, h.mend(now, l)
 }
 
-// count looks at what the device counted, and reports whether packets flow.
-func (h *health) count(now time.Time, p Peer) (busy bool) {
+// count looks at what the device counted, and says whether packets flow.
+func (h *health) count(now time.Time, p Peer) pulse.Traffic {
 	if p.Handshake != h.handshake {
 		h.handshake, h.shaken = p.Handshake, now
 		if age := now.Sub(p.Handshake); age > 0 && age < handshakeLife && !p.Handshake.IsZero() {
@@ -89,16 +89,16 @@ func (h *health) count(now time.Time, p Peer) (busy bool) {
 	if p.Received != h.received {
 		h.seen = now
 	}
-	busy = p.Received-h.received > pulse.Busy || p.Sent-h.sent > pulse.Busy
-	if p.Received < h.received || p.Sent < h.sent { // the peer was added anew
-		busy = false
-	}
-	h.received, h.sent = p.Received, p.Sent
-	return busy
+	h.received = p.Received
+	return h.meter.Read(now, p.Received+p.Sent, h.Spent())
 }
 
 // mend says what would help a tunnel whose handshakes fail although the peer is there.
 func (h *health) mend(now time.Time, l look) remedy {
+	if h.Asleep { // and so are handshakes
+		h.mended = now
+		return nothing
+	}
 	limit := mendFirst
 	if h.Up {
 		limit = handshakeLife

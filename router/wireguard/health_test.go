@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -38,12 +39,11 @@ func (p *play) run(d time.Duration) {
 		if help != nothing {
 			p.helped = append(p.helped, help)
 		}
-		if send.Size == 0 {
-			continue
-		}
-		p.sent = append(p.sent, send)
-		if p.answering(send.Size) {
-			p.waiting = append(p.waiting, host.Echo{Seq: send.Seq, At: p.now.Add(3 * time.Millisecond)})
+		for _, e := range send {
+			p.sent = append(p.sent, e)
+			if p.answering(e.Size) {
+				p.waiting = append(p.waiting, host.Echo{Seq: e.Seq, At: p.now.Add(3 * time.Millisecond)})
+			}
 		}
 	}
 }
@@ -108,8 +108,8 @@ func TestDownWithinTwoSecondsWhilePacketsFlow(t *testing.T) {
 func TestOneLostEchoIsBorne(t *testing.T) {
 	p := newPlay()
 	p.shake()
-	n := 0
-	p.answering = func(int) bool { n++; return n%4 != 0 }
+	dice := rand.New(rand.NewPCG(1, 2)) // the same ones each time
+	p.answering = func(int) bool { return dice.IntN(4) != 0 }
 	p.run(5 * time.Second)
 	for range 200 {
 		p.busy(500 * time.Millisecond)
@@ -138,6 +138,22 @@ func TestAnIdleTunnelIsLeftInPeace(t *testing.T) {
 		if s.Size > host.MinEcho {
 			t.Errorf("an idle tunnel is tested with %d bytes", s.Size)
 		}
+	}
+}
+
+// A tunnel that rests renews no keys: that these are old is no reason to mend anything, nor when it wakes.
+func TestRestIsNoFailure(t *testing.T) {
+	p := newPlay()
+	p.h.Rest(time.Minute)
+	p.shake()
+	p.busy(5 * time.Second)
+	p.run(time.Hour)
+	if !p.h.Asleep || len(p.helped) > 0 {
+		t.Fatalf("after an hour: asleep %v, helped by %v", p.h.Asleep, p.helped)
+	}
+	p.busy(10 * time.Second) // WireGuard makes a handshake of its own
+	if p.h.Asleep || !p.h.Up || len(p.helped) > 0 {
+		t.Errorf("awake: %+v, helped by %v", p.h, p.helped)
 	}
 }
 

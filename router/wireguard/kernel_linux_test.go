@@ -26,6 +26,7 @@ var (
 // all that is done with them.
 func TestKernel(t *testing.T) {
 	needKernel(t)
+	t.Parallel() // with those that wait
 	l := newLab(t, func(l *kernelLab) {
 		l.s[2].in.Blocks = append(blocks(2), moving)
 		l.s[3].in.Blocks = append(blocks(3), moving)
@@ -304,6 +305,7 @@ func (l *kernelStory) removed() {
 // TestKernelSecretsThatDiffer is about ends that never agreed at the same moment, and about a peer that has no key.
 func TestKernelSecretsThatDiffer(t *testing.T) {
 	needKernel(t)
+	t.Parallel() // it waits
 	l := newLab(t, func(l *kernelLab) {
 		l.s[1].told(2, func(r *wireguard.Remote) { r.Secrets = []psk.Secret{secret(1, 2, 2), secret(1, 2, 1)} })
 		delete(l.s[1].all, id(3))

@@ -1,6 +1,7 @@
 package wireguard_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
@@ -32,7 +33,8 @@ import (
 
 var pools = []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), netip.MustParsePrefix("fd77::/96")}
 
-const slow = 30 * time.Second // an emulated machine is, and WireGuard repeats a handshake after 5 s
+// soon is how long anything may take: WireGuard repeats a handshake after 5 s, mending begins after 15 s.
+const soon = 20 * time.Second
 
 // needKernel skips where the kernel has no WireGuard.
 func needKernel(t testing.TB) {
@@ -63,7 +65,9 @@ type site struct {
 
 var _ wireguard.Directory = (*site)(nil)
 
-func (s *site) Own() netip.Addr { return hostAddr(s.n) }
+func (s *site) Rest() time.Duration { return 0 }
+
+func (s *site) Self() netip.Addr { return hostAddr(s.n) }
 
 func (s *site) Remote(id peer.ID) (wireguard.Remote, bool) {
 	s.mu.Lock()
@@ -115,13 +119,11 @@ func newLab(t *testing.T, change ...func(l *kernelLab)) *kernelLab {
 	t.Helper()
 	l := &kernelLab{T: t, whole: t, lab: netlab.New(t)}
 	l.sites = netlab.ThreeSites(l.lab)
+	keys := sortedKeys(t, 3)
 	for i, h := range l.sites.Hosts() {
 		n := i + 1
-		key, err := ecdh.X25519().GenerateKey(rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &site{t: t, n: n, node: h, key: key, all: map[peer.ID]wireguard.Remote{}}
+		s := &site{t: t, n: n, node: h, key: keys[i], all: map[peer.ID]wireguard.Remote{}}
+		var err error
 		if s.host, err = host.Open(h.Path(), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -156,6 +158,22 @@ func newLab(t *testing.T, change ...func(l *kernelLab)) *kernelLab {
 		l.s[n].start()
 	}
 	return l
+}
+
+// sortedKeys makes keys, the one with the lowest public key first: that end of a pair is the first to try its former secret.
+func sortedKeys(t *testing.T, n int) (keys []*ecdh.PrivateKey) {
+	t.Helper()
+	for range n {
+		k, err := ecdh.X25519().GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b *ecdh.PrivateKey) int {
+		return bytes.Compare(a.PublicKey().Bytes(), b.PublicKey().Bytes())
+	})
+	return keys
 }
 
 // start runs a router with a driver of its own, as a daemon that starts does.
@@ -225,14 +243,14 @@ func (s *site) link(n int) router.Link {
 // await polls a condition.
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(slow)
+	deadline := time.NewTimer(netlab.Patience(soon))
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("not within %s: %s", slow, what)
+			t.Fatalf("not within %s: %s", netlab.Patience(soon), what)
 		case <-tick.C:
 		}
 	}
@@ -271,7 +289,7 @@ func (l *kernelLab) podAt(n, i int, v4, v6 netip.Addr) *netlab.Host {
 // ping waits for an answer.
 func (l *kernelLab) ping(from *netlab.Host, to netip.Addr) {
 	l.Helper()
-	ctx, cancel := context.WithTimeout(l.Context(), slow)
+	ctx, cancel := context.WithTimeout(l.Context(), netlab.Patience(soon))
 	defer cancel()
 	if err := from.WaitPing(ctx, to); err != nil {
 		l.Fatalf("%s does not reach %s: %v", from, to, err)
@@ -328,7 +346,7 @@ func (l *kernelLab) flood(from *netlab.Host, to netip.Addr, rate int) *flood {
 	}
 	// The first datagram alone: of several of a new flow, on several processors, the kernel's connection tracking loses one
 	// now and then.
-	if err := c.SetReadDeadline(time.Now().Add(slow)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(netlab.Patience(soon))); err != nil {
 		l.Fatal(err)
 	}
 	for b := make([]byte, 64); ; {

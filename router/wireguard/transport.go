@@ -23,7 +23,7 @@ import (
 type Remote struct {
 	Public    Key
 	Secrets   []psk.Secret // newest first; none: those that the device has stay
-	Host      netip.Addr   // its own IPv4 address in the overlay; zero: it has told none
+	Host      netip.Addr   // its own address in the overlay, of the family of Self; zero: it has told none
 	NATed     bool         // one of the two is behind a NAT, which must be kept open
 	Hidden    bool         // the peer is, and no port but the weft port is open there: it must come to us
 	Reachable bool         // it is heard over another way
@@ -31,8 +31,11 @@ type Remote struct {
 
 // Directory tells about peers.
 type Directory interface {
-	// Own is this machine's own IPv4 address in the overlay; zero while there is none.
-	Own() netip.Addr
+	// Self is this machine's own address in the overlay, from which tunnels are tested: the IPv4 one where there is one;
+	// zero while there is none.
+	Self() netip.Addr
+	// Rest is after what time without traffic a tunnel is tested no more; 0: never.
+	Rest() time.Duration
 	// Remote is about one peer; false where it has told no WireGuard key.
 	Remote(id peer.ID) (Remote, bool)
 }
@@ -239,17 +242,18 @@ func (t *transport) measure(ctx context.Context, now time.Time) error {
 	for _, a := range t.echo.Receive() {
 		answers[a.From] = append(answers[a.From], a)
 	}
-	own := t.directory.Own()
+	own := t.directory.Self()
 	for _, u := range t.tunnels {
 		u.health.Allow(u.MTU)
+		u.health.Rest(t.directory.Rest())
 		full := u.health.Full(link.MTU)
 		send, help := u.health.step(now, look{
 			peer: u.now, known: u.added, answers: answers[u.remote.Host], full: full,
-			testable: own.IsValid() && u.remote.Host.IsValid() && link.Up, reachable: u.remote.Reachable,
+			testable: own.IsValid() && own.BitLen() == u.remote.Host.BitLen() && link.Up, reachable: u.remote.Reachable,
 			yields: bytes.Compare(t.public[:], u.remote.Public[:]) > 0,
 		})
-		if send.Size > 0 {
-			if err := t.echo.Send(link.Index, own, u.remote.Host, send.Seq, send.Size); err != nil {
+		for _, e := range send {
+			if err := t.echo.Send(link.Index, own, u.remote.Host, e.Seq, e.Size); err != nil {
 				t.log.Debug("tunnel not tested", "peer", u.Peer, "err", err)
 			}
 		}

@@ -115,7 +115,8 @@ func (t *transport) help(u *tunnel, r remedy) {
 func (t *transport) link(u *tunnel, now time.Time) router.Link {
 	h := &u.health
 	l := router.Link{
-		Peer: u.Peer, Up: h.Up && t.fault == "", Endpoint: u.now.Endpoint, RTT: h.RTT, Loss: h.Loss, LastSeen: h.Answered,
+		Peer: u.Peer, Up: h.Up && !h.Asleep && t.fault == "", Asleep: h.Asleep && t.fault == "",
+		Endpoint: u.now.Endpoint, RTT: h.RTT, Loss: h.Loss, LastSeen: h.Answered,
 		KeyAge: -1, RxBytes: u.now.Received, TxBytes: u.now.Sent,
 	}
 	if h.seen.After(l.LastSeen) {
@@ -124,8 +125,8 @@ func (t *transport) link(u *tunnel, now time.Time) router.Link {
 	if !h.handshake.IsZero() {
 		l.KeyAge = now.Sub(h.shaken)
 	}
-	l.MTU = h.Limit()
-	if !l.Up {
+	l.MTU, l.Hasty = h.Limit(), h.Hasty()
+	if !l.Up && !l.Asleep {
 		l.Reason = t.reason(u)
 	}
 	return l
@@ -144,10 +145,13 @@ func (t *transport) reason(u *tunnel) string {
 		return "no secret is agreed with the peer yet"
 	case !u.remote.Host.IsValid():
 		return "the peer has no address of its own yet to test the tunnel with"
-	case !t.directory.Own().IsValid():
+	case !t.directory.Self().IsValid():
 		return "this node has no address of its own yet to test the tunnel with"
 	case u.health.handshake.IsZero():
 		return fmt.Sprintf("no handshake with %s yet", whereOf(u))
+	}
+	if u.health.Narrow() {
+		return fmt.Sprintf("packets of %d bytes do not pass the tunnel to %s", router.MinMTU, whereOf(u))
 	}
 	return fmt.Sprintf("no answer through the tunnel to %s", whereOf(u))
 }
