@@ -76,7 +76,7 @@ func (m *Machine) Found(ctx context.Context, args ...string) (token string, err 
 	if _, err := m.WaitReady(ctx, 1); err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, netlab.Patience(startTimeout))
 	defer cancel()
 	line, err := m.Daemon.WaitOutput(ctx, `weft up --join (weft1[a-z2-7]+)`)
 	if err != nil {
@@ -86,7 +86,7 @@ func (m *Machine) Found(ctx context.Context, args ...string) (token string, err 
 }
 
 // Stop ends the daemon as systemd would; the wire goes on.
-func (m *Machine) Stop() error { return m.Daemon.Stop(stopTimeout) }
+func (m *Machine) Stop() error { return m.Daemon.Stop(netlab.Patience(stopTimeout)) }
 
 // Kill ends the daemon without a word, as a crash would; the wire goes on.
 func (m *Machine) Kill() error {
@@ -114,11 +114,16 @@ func (m *Machine) Wire() int {
 	return 0
 }
 
-// KillWire ends the data plane as a crash would, and waits until it is gone.
+// KillWire ends the data plane as a crash would, also one that is only about to start, and waits until it is gone.
 func (m *Machine) KillWire(ctx context.Context) error {
-	pid := m.Wire()
-	if pid == 0 {
-		return fmt.Errorf("no wire runs on %s", m)
+	pid := 0
+	if err := Poll(ctx, func() error {
+		if pid = m.Wire(); pid == 0 {
+			return fmt.Errorf("no wire runs on %s", m)
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	// A process that ends lets go of its command line before its sockets; its pidfd is readable after both.
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -166,7 +171,7 @@ func (m *Machine) Status() (s control.Status, err error) {
 
 // WaitFor waits until the status is as ok wants it; ok says why it is not.
 func (m *Machine) WaitFor(ctx context.Context, ok func(control.Status) error) (control.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, netlab.Patience(startTimeout))
 	defer cancel()
 	var s control.Status
 	err := Poll(ctx, func() (err error) {
@@ -263,7 +268,7 @@ func Poll(ctx context.Context, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(min(max(pollFirst, time.Since(began)/10), pollLast)):
+		case <-time.After(netlab.Patience(min(max(pollFirst, time.Since(began)/10), pollLast))):
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (c *Capture) run() {
 	buf := make([]byte, vnetHeaderSize+snapLength)
 	drain := func(fd uintptr) bool {
 		for {
-			n, from, err := unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
+			n, from, err := receivePacket(int(fd), buf)
 			switch {
 			case errors.Is(err, unix.EAGAIN):
 				return false
@@ -142,6 +142,23 @@ func (c *Capture) run() {
 		drain(fd)
 		c.countLost(int(fd))
 	})
+}
+
+// receivePacket reads the next packet behind its header. Kernels before 6.2 have no word for super-packets of UDP, which
+// sending sockets make: such a packet is known when it is looked at, and read without the header, as if it were one.
+func receivePacket(fd int, buf []byte) (n int, from unix.Sockaddr, err error) {
+	switch _, _, err := unix.Recvfrom(fd, buf[:vnetHeaderSize], unix.MSG_PEEK); {
+	case err == nil:
+		return unix.Recvfrom(fd, buf, unix.MSG_TRUNC)
+	case !errors.Is(err, unix.EINVAL):
+		return 0, nil, err // not to be asked again: a packet that came meanwhile would not have been looked at
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 0); err != nil {
+		return 0, nil, err
+	}
+	clear(buf[:vnetHeaderSize])
+	n, from, err = unix.Recvfrom(fd, buf[vnetHeaderSize:], unix.MSG_TRUNC)
+	return n + vnetHeaderSize, from, errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1))
 }
 
 func (c *Capture) fail(err error) {

@@ -15,7 +15,7 @@ type Packet struct {
 	Out     bool   // left the device (towards the other end) rather than came in by it
 	Data    []byte // the frame
 	Len     int    // of the frame on the link; more than len(Data) when it was cut
-	Segment int    // payload bytes per packet when this is a segmentation super-packet, else 0
+	Segment int    // payload bytes per packet when this is a segmentation super-packet that the kernel can describe, else 0
 }
 
 const (

@@ -26,7 +26,12 @@ for p in /sys/class/virtio-ports/*; do
 	control) control=/dev/${p##*/} ;;
 	esac
 done
-modprobe nf_tables 2>/dev/null # what nf_tables needs more it asks for by itself
+# What the kernel would load by itself when it is asked for: busybox does not wait for a module that another is loading, and
+# several tests that ask at once would be told that there is none.
+for m in af_packet veth tun wireguard vxlan nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_limit nft_numgen nft_hash \
+	nft_reject_inet nft_fib_inet nf_conntrack_netlink sch_netem sch_tbf; do
+	modprobe $m 2>/dev/null
+done
 sh /job/run </dev/null >$out 2>&1
 echo "status $?" >$control
 sync

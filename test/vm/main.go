@@ -31,6 +31,10 @@ const (
 	kernelDefault = "linux-image-cloud-amd64"
 )
 
+// slowness tells tests how much longer than elsewhere they should be ready to wait: an emulated machine is ten times slower
+// than a real one where it computes, but mostly it waits. netlab reads it.
+const slowness = "WEFT_TEST_SLOW=5"
+
 // options are the flags.
 type options struct {
 	kernel  string        // Debian package
@@ -101,7 +105,7 @@ func run(ctx context.Context, o options, args []string) (status int, err error) 
 
 // environment is what of ours the program gets: what steers tests.
 func environment(k kernel, o options) []string {
-	env := []string{kernelEnv + "=" + k.release}
+	env := []string{kernelEnv + "=" + k.release, slowness}
 	if o.files != "" {
 		env = append(env, "WEFT_E2E_PROGRAMS=/files")
 	}
