@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -158,7 +159,7 @@ func (s *story) chatter(pods []*cluster.Pod, outside ...netip.Addr) (quiet func(
 			}
 		}
 		for _, a := range to {
-			c := p.Command(programs.Probe, "flood", "-rate", "50", "-for", longest.String(), a.String()).Quiet()
+			c := p.Command(programs.Probe, "flood", "-rate", strconv.Itoa(50/netlab.Slow()), "-for", longest.String(), a.String()).Quiet()
 			s.must(c.Start())
 			all = append(all, c)
 		}

@@ -96,7 +96,7 @@ func (s *story) site(name string) *cluster.Machine {
 
 // within is a deadline for one step.
 func (s *story) within(d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(s.Context(), d)
+	ctx, cancel := context.WithTimeout(s.Context(), netlab.Patience(d))
 	s.Cleanup(cancel)
 	return ctx
 }

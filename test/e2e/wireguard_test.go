@@ -41,6 +41,7 @@ func (s *story) carried(m, by *cluster.Machine, transport string) control.Peer {
 // the two: daemon and wire killed, the port shut and opened, the device deleted. No packet is ever in clear.
 func TestWireGuardBesideSleeve(t *testing.T) {
 	needWireGuard(t)
+	t.Parallel() // it mostly waits
 	s := tell(t)
 	watched := s.watch(netip.MustParsePrefix("10.32.0.0/12"))
 	token, err := s.a.Found(s.within(startPatience))
@@ -55,6 +56,13 @@ func TestWireGuardBesideSleeve(t *testing.T) {
 		p := s.carried(pair[0], pair[1], "wireguard")
 		if !p.Encrypted || p.Reason == "" || p.MTU != 1420 {
 			t.Errorf("by WireGuard: %+v", p)
+		}
+		all, err := pair[0].Metrics(s.Context())
+		s.must(err)
+		for _, name := range []string{"receive_bytes_total", "transmit_bytes_total", "key_age_seconds", "rtt_seconds"} {
+			if v, ok := all[fmt.Sprintf("weft_peer_%s{peer=%q}", name, p.ID)]; !ok || v < 0 || strings.HasSuffix(name, "total") && v == 0 {
+				t.Errorf("%s is %v of a peer that WireGuard carries", name, v)
+			}
 		}
 	}
 	t.Logf("both ends chose WireGuard within %.1f s", time.Since(began).Seconds())
