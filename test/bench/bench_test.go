@@ -24,7 +24,7 @@ func TestEveryContenderIsMeasured(t *testing.T) {
 	if err := o.compile(dir); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var said strings.Builder
 	o.duels = duels(false)

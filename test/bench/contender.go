@@ -20,6 +20,7 @@ const (
 	nameSleeve    = "sleeve"
 	nameWireguard = "wireguard-go"
 	nameWeftVXLAN = "weft vxlan"
+	nameWeftUser  = "weft wireguard-user"
 	nameVXLAN     = "vxlan by hand"
 	nameVXLANNAT  = "vxlan, NAT by hand"
 	namePlain     = "plain cable"
@@ -121,6 +122,11 @@ func (bd *bed) otherSleeve(ctx context.Context) (*contender, error) {
 // weftVXLAN is weft on a cable that its operators trust.
 func (bd *bed) weftVXLAN(ctx context.Context) (*contender, error) {
 	return bd.weft(ctx, nameWeftVXLAN, "weftvx", "vxlan", "--trusted-subnets", "198.18.1.0/24")
+}
+
+// weftUser is weft with the same module in its data plane, behind the weft port.
+func (bd *bed) weftUser(ctx context.Context) (*contender, error) {
+	return bd.weft(ctx, nameWeftUser, "weftuser", "wireguard-user", "--transport", "wireguard-user,sleeve")
 }
 
 func (bd *bed) weft(ctx context.Context, name, at, transport string, args ...string) (*contender, error) {

@@ -39,6 +39,7 @@ func duels(other bool) []duel {
 		{of: nameSleeve, against: nameWireguard},
 		{of: nameWeftVXLAN, against: nameVXLAN, quantities: []string{qFlow, qFlows}, bar: 0.97},
 		{of: nameWeftVXLAN, against: nameVXLANNAT, quantities: []string{qFlow, qFlows}, reference: true},
+		{of: nameWeftUser, against: nameWireguard, quantities: []string{qFlow, qFlows}, bar: 0.97},
 		{of: nameSleeve, against: nameVXLAN, quantities: []string{qFlow}, reference: true},
 		{of: nameSleeve, against: namePlain, quantities: []string{qFlow, qPing}, reference: true},
 	}
@@ -87,6 +88,7 @@ func (bd *bed) assemble(ctx context.Context, out io.Writer) (map[string]*contend
 		{nameSleeve, bd.sleeve},
 		{nameWireguard, bd.wireguardGo},
 		{nameWeftVXLAN, bd.weftVXLAN},
+		{nameWeftUser, bd.weftUser},
 		{nameVXLAN, bd.vxlan},
 		{nameVXLANNAT, bd.vxlanNAT},
 		{namePlain, bd.plain},
