@@ -77,24 +77,6 @@ func TestPartitionsHeal(t *testing.T) {
 	}
 }
 
-// Where gossip is busy, as it is when a thousand nodes have each other to tell of, the parts of a network that meet again
-// do not wait for it. It takes 6 to 10 s and now and then 20; by gossip alone 10 to 60. That what is lost here makes nodes
-// suspect each other is allowed for.
-func TestReunionDoesNotWaitForGossip(t *testing.T) {
-	skipWithRace(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := New(t, Spec{NAT: 0.75, Conditions: wan(), Seed: 11})
-		defer w.End()
-		w.Storm(47, 2*time.Second)
-		w.settle(time.Minute)
-		w.Cut(halfAndHalf(len(w.Nodes)))
-		time.Sleep(40 * time.Second)
-		w.hoarse.Store(true)
-		w.Cut(nil)
-		t.Logf("48 nodes agree after %v", w.settle(2*time.Minute))
-	})
-}
-
 // A whole site loses power, and only those come back who were nobody's seed: they find each other by what is on their
 // disks.
 func TestColdStartWithoutSeeds(t *testing.T) {

@@ -22,8 +22,6 @@ const (
 	streamFrames = 14        // packets of opening and closing
 	envelopeSize = 1 + 2*16  // relayed: kind, source, destination
 	relayed      = byte(255) // the kind of a datagram in an envelope; the mesh has none of that number
-	gossip       = byte(1)   // the kind of memberlist's datagrams
-	talkSize     = 600       // they are longer when they tell of several members
 )
 
 // homesEach is how many relays a node that cannot be dialled is at home at.
@@ -140,9 +138,6 @@ func (p packets) Send(to peer.ID, b []byte) error {
 	a, z := p.n, p.n.world.byID(to)
 	if z == nil || !a.knows(to) {
 		return errNoPath
-	}
-	if b[0] == gossip && len(b) > talkSize && a.world.hoarse.Load() {
-		return nil
 	}
 	if wait := a.session(z); wait > 0 { // the wire keeps the first packets until the session is open
 		b = slices.Clone(b)

@@ -60,7 +60,6 @@ type World struct {
 	cuts   atomic.Pointer[outage]
 	before atomic.Pointer[outage]
 	relays atomic.Pointer[[]*Node] // all that can be dialled
-	hoarse atomic.Bool             // the longer datagrams of gossip are lost: whoever has many to tell of is not heard
 
 	members atomic.Pointer[[]peer.ID]
 
