@@ -43,6 +43,7 @@ type Trap struct {
 // The kinds of points.
 var (
 	Durable = []int32{unix.SYS_RENAMEAT, unix.SYS_FDATASYNC}
+	Written = append([]int32{unix.SYS_FSYNC}, Durable...) // files before they are renamed, and what is added to a file, too
 	Netlink = []int32{unix.SYS_SENDTO, unix.SYS_SENDMSG}
 )
 
@@ -65,7 +66,7 @@ func SpringTrap() {
 func springTrap(path string, argv []string) error {
 	runtime.LockOSThread()                                                             // the filter is the thread's, and execve keeps it
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // seccomp_data.nr
-	calls := append(append([]int32{}, Durable...), Netlink...)
+	calls := append(append([]int32{}, Written...), Netlink...)
 	for i, nr := range calls {
 		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(nr), Jt: uint8(len(calls) - i)})
 	}

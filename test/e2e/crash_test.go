@@ -62,7 +62,7 @@ func TestSponsorKilledAtEachStep(t *testing.T) {
 	var slowest time.Duration
 	for n := 1; hit && n < maxPoints; n++ {
 		token, id := s.create(s.a, "--ephemeral")
-		trap.Arm(n, cluster.Durable)
+		trap.Arm(n, cluster.Written)
 		s.must(s.c.Up("--join", token))
 		hit = s.endOrReady(s.a, trap)
 		if hit {
