@@ -79,7 +79,8 @@ func (a *Allocator) awaited(ctx context.Context) (waits []peer.ID, enough bool) 
 	}
 	// A quorum of all voters that any answer names is needed, for this node's own list may be old.
 	enough = peer.Quorum(h.voters, h.answered) && a.do(ctx, a.confirmed) == nil
-	// Where all who were there before have left they have told others what they knew.
+	// Where all who were there before are gone nobody is left to ask: who left has told others what it knew, and nobody was
+	// removed without a quorum of those who knew.
 	orphan := len(h.teachers) == 0 && b.fenced.Has(a.cfg.Universe.Founder())
 	if h.novice && (orphan || peer.Quorum(h.teachers, h.taught)) && a.do(ctx, a.graduate) == nil {
 		h = a.hearing(a.ballot())

@@ -75,10 +75,7 @@ func (in *inbound) foreign(b []byte, size int) (n int) {
 	}
 	for n < len(b) {
 		next := b[n:min(n+size, len(b))]
-		if !isForeign(next) || noise.Type(next) != 0 {
-			break
-		}
-		if _, ours := parseHeader(next); ours {
+		if !isForeign(next) { // ours begin with other bytes
 			break
 		}
 		n += len(next)
