@@ -134,7 +134,7 @@ func (bd *bed) underFlood(ctx context.Context, out io.Writer, c *contender, f as
 			case <-ctx.Done():
 			case <-time.After(abuseLasts):
 			}
-			s, err := bd.flows(c, 1, bd.length, qFlow, qFlowCPU, "")
+			s, err := bd.flows(c, 1, bd.length, flowNames{rate: qFlow, price: qFlowCPU, machine: qFlowAll})
 			n, werr := wait()
 			if err != nil {
 				return err

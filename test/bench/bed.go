@@ -37,12 +37,12 @@ func behind(n int) netip.Prefix {
 }
 
 // pods makes one pod at each end, by hand: a veth, a subnet and a default route. Between the ends nothing goes yet.
-func (s site) pods(mtu int) (src, dst *netlab.Host) {
+func (s site) pods() (src, dst *netlab.Host) {
 	pod := func(h *netlab.Host, n int) *netlab.Host {
 		h.Sysctl("net.ipv4.ip_forward", "1")
 		p := h.Pod("1")
 		k := h.Lab().Link(p.Port("eth0", fmt.Sprintf("172.20.%d.2/24", n)), h.Port("pod", fmt.Sprintf("172.20.%d.1/24", n)))
-		k.SetMTU(mtu)
+		k.SetMTU(tunnelMTU)
 		p.DefaultVia(h.Prefixes()[len(h.Prefixes())-1].Addr())
 		return p
 	}
@@ -55,6 +55,7 @@ type contender struct {
 	cable    *netlab.Link
 	src, dst *netlab.Host
 	addr     netip.Addr // of dst
+	device   string     // of the kernel's WireGuard, if that carries the packets
 	pids     []int      // whose CPU time is the price; none: the kernel pays, and nobody can tell
 }
 

@@ -87,7 +87,7 @@ func TestTableTellsRatiosOfPairs(t *testing.T) {
 		t.Error("no pairs were accepted")
 	}
 	o = options{pairs: 3, length: time.Second}
-	if err := o.choose("TCP 1 flow", "", ""); err != nil || o.life || len(o.quantities) != 2 {
+	if err := o.choose("TCP 1 flow", "", ""); err != nil || o.life || len(o.quantities) != 3 {
 		t.Fatalf("chosen %v, %v", o, err)
 	}
 	tb := newTable(duel{of: nameSleeve, against: nameWireguard}, o)

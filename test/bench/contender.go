@@ -11,26 +11,31 @@ import (
 
 	"weft/prog/control"
 	"weft/router/host"
+	"weft/router/wireguard"
 	"weft/test/cluster"
 	"weft/test/netlab"
 )
 
 // Names of the contenders, as the table shows them.
 const (
-	nameSleeve    = "sleeve"
-	nameWireguard = "wireguard-go"
-	nameWeftVXLAN = "weft vxlan"
-	nameWeftUser  = "weft wireguard-user"
-	nameVXLAN     = "vxlan by hand"
-	nameVXLANNAT  = "vxlan, NAT by hand"
-	namePlain     = "plain cable"
-	nameOther     = "other sleeve"
+	nameSleeve     = "sleeve"
+	nameWireguard  = "wireguard-go"
+	nameWeftVXLAN  = "weft vxlan"
+	nameWeftUser   = "weft wireguard-user"
+	nameWeftKernel = "weft wireguard"
+	nameKernel     = "wireguard by hand"
+	nameKernelNAT  = "wireguard, NAT by hand"
+	nameVXLAN      = "vxlan by hand"
+	nameVXLANNAT   = "vxlan, NAT by hand"
+	nameGoNAT      = "wireguard-go, NAT by hand"
+	namePlain      = "plain cable"
+	nameOther      = "other sleeve"
 )
 
 // plain routes between the pods' subnets over the cable itself: what there is without a tunnel.
 func (bd *bed) plain(context.Context) (*contender, error) {
 	s := bd.site("plain")
-	src, dst := s.pods(tunnelMTU)
+	src, dst := s.pods()
 	s.a.Route(behind(2), s.b.Addr4())
 	s.b.Route(behind(1), s.a.Addr4())
 	return &contender{name: namePlain, cable: s.cable, src: src, dst: dst, addr: dst.Addr4()}, nil
@@ -46,10 +51,15 @@ func (bd *bed) vxlanNAT(ctx context.Context) (*contender, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c, masquerade(ctx, c)
+}
+
+// masquerade lets the pods of both ends reach the world.
+func masquerade(ctx context.Context, c *contender) error {
 	for _, p := range []netlab.Port{c.cable.A, c.cable.B} {
 		machine, err := host.Open(p.Host.Path(), nil)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		_, err = machine.Filter(ctx, host.Ruleset{
 			Sets: []host.FilterSet{{Name: "pods", Type: "ipv4_addr", Interval: true, Elements: []string{"172.20.0.0/16"}}},
@@ -58,15 +68,15 @@ func (bd *bed) vxlanNAT(ctx context.Context) (*contender, error) {
 			}}},
 		})
 		if err := errors.Join(err, machine.Close()); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return c, nil
+	return nil
 }
 
 func (bd *bed) byHand(name, at string) (*contender, error) {
 	s := bd.site(at)
-	src, dst := s.pods(tunnelMTU)
+	src, dst := s.pods()
 	end := func(h, far *netlab.Host, own, other string, remote netip.Prefix) {
 		h.VXLAN(netlab.VXLAN{Name: "vx", ID: 42, Port: 4789, Local: h.Addr4(), Remote: far.Addr4(), MTU: tunnelMTU, Addr: own + "/24"})
 		h.Route(remote, netip.MustParseAddr(other))
@@ -78,10 +88,23 @@ func (bd *bed) byHand(name, at string) (*contender, error) {
 
 // wireguardGo is the Go module's own program in all but name.
 func (bd *bed) wireguardGo(ctx context.Context) (*contender, error) {
+	return bd.module(ctx, nameWireguard, "wg")
+}
+
+// wireguardGoNAT is the same with the rule that pods need who are to reach the world.
+func (bd *bed) wireguardGoNAT(ctx context.Context) (*contender, error) {
+	c, err := bd.module(ctx, nameGoNAT, "wgnat")
+	if err != nil {
+		return nil, err
+	}
+	return c, masquerade(ctx, c)
+}
+
+func (bd *bed) module(ctx context.Context, name, at string) (*contender, error) {
 	const port, device = 51820, "wg0"
-	s := bd.site("wg")
-	src, dst := s.pods(tunnelMTU)
-	c := &contender{name: nameWireguard, cable: s.cable, src: src, dst: dst, addr: dst.Addr4()}
+	s := bd.site(at)
+	src, dst := s.pods()
+	c := &contender{name: name, cable: s.cable, src: src, dst: dst, addr: dst.Addr4()}
 	var keys [2]*ecdh.PrivateKey
 	for i := range keys {
 		var err error
@@ -148,7 +171,7 @@ func (bd *bed) weft(ctx context.Context, name, at, transport string, args ...str
 		if err != nil {
 			return nil, err
 		}
-		if transport == nameSleeve {
+		if transport == nameSleeve || transport == wireguard.UserName {
 			c.pids = append(c.pids, m.Daemon.Pid(), m.Wire())
 		}
 	}

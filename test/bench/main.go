@@ -32,6 +32,7 @@ func main() {
 	quick := flag.Bool("quick", false, "three pairs, to look whether a change helps; says little")
 	flag.StringVar(&o.programs.Weft, "weft", "bin/weft", "the program to measure")
 	flag.StringVar(&o.programs.Probe, "labprobe", ".build/labprobe", "the program that makes traffic (test/labprobe)")
+	flag.StringVar(&o.built, "built", "", "`folder` in which wireguard and blast of this folder are, built already; empty: build them")
 	flag.IntVar(&o.pairs, "pairs", 10, "pairs of measurements for each ratio")
 	flag.DurationVar(&o.length, "for", time.Second, "length of one measurement")
 	flag.StringVar(&only, "only", "", "measure only what matches this expression: quantities, life, burst, and abuse")
@@ -64,6 +65,7 @@ func main() {
 type options struct {
 	programs         cluster.Programs
 	wireguard, blast string // programs of this folder
+	built            string // where those are; empty: they have to be built
 	other            string // another build of weft
 	pairs            int
 	length           time.Duration // of one measurement
@@ -131,7 +133,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	}
 	// What the person has set for a real weft on this machine must not reach into the laboratory.
 	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "WEFT_") {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "WEFT_") && !strings.HasPrefix(name, "WEFT_TEST_") {
 			_ = os.Unsetenv(name)
 		}
 	}
@@ -171,7 +173,13 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 
 // compile builds what only the benchmark needs.
 func (o *options) compile(dir string) error {
+	if o.built != "" {
+		dir = o.built
+	}
 	o.wireguard, o.blast = filepath.Join(dir, "wireguard"), filepath.Join(dir, "blast")
+	if o.built != "" {
+		return nil
+	}
 	return netlab.Build(dir, "weft/test/bench/wireguard", "weft/test/bench/blast")
 }
 

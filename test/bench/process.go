@@ -49,6 +49,29 @@ func cpuTimes(pids []int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
+// busyTime is what all processors of the machine have worked so far, whoever for; time that a hypervisor took is not.
+func busyTime() (sum time.Duration, err error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	fields := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal ...
+	if len(fields) < 8 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("read the machine's CPU time: %q", line)
+	}
+	for i, f := range fields[1:8] {
+		ticks, err := strconv.Atoi(f)
+		if err != nil {
+			return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+		}
+		if i != 3 && i != 4 {
+			sum += time.Duration(ticks) * time.Second / userHertz
+		}
+	}
+	return sum, nil
+}
+
 // residentMiB is the memory that a process occupies.
 func residentMiB(pid int) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -23,9 +23,9 @@ func columns() []string { return []string{columnOff, columnOn} }
 // duel is two contenders that are measured one right after the other, and the first told in terms of the second.
 type duel struct {
 	of, against string
-	quantities  []string // none: all
-	bar         float64  // for every quantity here; 0: those of the quantities
-	reference   bool     // only to see where things stand: half as long, no bars
+	quantities  []string           // none: all
+	bars        map[string]float64 // by quantity, for both columns; nil: those of the quantities
+	reference   bool               // only to see where things stand: half as long, no bars
 }
 
 func (d duel) String() string { return d.of + " / " + d.against }
@@ -35,11 +35,16 @@ func duels(other bool) []duel {
 	if other {
 		return []duel{{of: nameSleeve, against: nameOther, reference: true}}
 	}
+	all, user := []string{qFlow, qFlowAll, qFlows, qFlowsAll}, []string{qFlow, qFlowCPU, qFlowAll, qFlows, qFlowsCPU, qFlowsAll}
+	near := map[string]float64{qFlow: 0.97, qFlows: 0.97}
 	return []duel{
 		{of: nameSleeve, against: nameWireguard},
-		{of: nameWeftVXLAN, against: nameVXLAN, quantities: []string{qFlow, qFlows}, bar: 0.97},
-		{of: nameWeftVXLAN, against: nameVXLANNAT, quantities: []string{qFlow, qFlows}, reference: true},
-		{of: nameWeftUser, against: nameWireguard, quantities: []string{qFlow, qFlows}, bar: 0.97},
+		{of: nameWeftVXLAN, against: nameVXLANNAT, quantities: all, bars: near},
+		{of: nameWeftVXLAN, against: nameVXLAN, quantities: all, reference: true},
+		{of: nameWeftUser, against: nameGoNAT, quantities: user, bars: near},
+		{of: nameWeftUser, against: nameWireguard, quantities: user, reference: true},
+		{of: nameWeftKernel, against: nameKernel, quantities: all, bars: map[string]float64{qFlowAll: 1.15, qFlowsAll: 1.15}},
+		{of: nameWeftKernel, against: nameKernelNAT, quantities: []string{qFlowAll, qFlowsAll}, reference: true},
 		{of: nameSleeve, against: nameVXLAN, quantities: []string{qFlow}, reference: true},
 		{of: nameSleeve, against: namePlain, quantities: []string{qFlow, qPing}, reference: true},
 	}
@@ -60,6 +65,11 @@ func speed(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 		if of == nil || against == nil {
 			continue
 		}
+		if of.device != "" && against.device != "" && !d.reference {
+			if err := compareDevices(ctx, out, of, against); err != nil {
+				return err
+			}
+		}
 		t := newTable(d, o)
 		for _, column := range columns() {
 			if o.column != "" && o.column != column {
@@ -79,7 +89,7 @@ func speed(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 
 // assemble makes all contenders. One that this machine cannot have is left out with a sentence; the sleeve must stand.
 func (bd *bed) assemble(ctx context.Context, out io.Writer) (map[string]*contender, error) {
-	const patience = time.Minute
+	patience := netlab.Patience(time.Minute)
 	all := map[string]*contender{}
 	for _, b := range []struct {
 		name string
@@ -87,8 +97,12 @@ func (bd *bed) assemble(ctx context.Context, out io.Writer) (map[string]*contend
 	}{
 		{nameSleeve, bd.sleeve},
 		{nameWireguard, bd.wireguardGo},
+		{nameGoNAT, bd.wireguardGoNAT},
 		{nameWeftVXLAN, bd.weftVXLAN},
 		{nameWeftUser, bd.weftUser},
+		{nameWeftKernel, bd.weftKernel},
+		{nameKernel, bd.wireguardKernel},
+		{nameKernelNAT, bd.wireguardNAT},
 		{nameVXLAN, bd.vxlan},
 		{nameVXLANNAT, bd.vxlanNAT},
 		{namePlain, bd.plain},

@@ -49,8 +49,8 @@ func (t *table) fill(column string, rounds []round) {
 // verdict holds a ratio against its bar.
 func (t *table) verdict(q quantity, column string, ratio estimate) string {
 	bar := q.bars[column]
-	if t.bar != 0 {
-		bar = t.bar
+	if t.bars != nil {
+		bar = t.bars[q.name]
 	}
 	if t.reference || bar == 0 || ratio.n == 0 {
 		return ""

@@ -33,6 +33,19 @@ func (h *Host) addVXLAN(v VXLAN, p Port) error {
 	return p.configure()
 }
 
+// WireGuard adds a device of the kernel's WireGuard to h, without keys or peers.
+func (h *Host) WireGuard(name string, mtu int, addr string) {
+	p := h.Port(name, addr)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = name, mtu
+	h.lab.must(func() error {
+		if err := h.nl.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs}); err != nil {
+			return fmt.Errorf("add device: %w", err)
+		}
+		return p.configure()
+	}(), "add %s on %s", name, h.name)
+}
+
 // DeviceUp starts a device that a process on h has made.
 func (h *Host) DeviceUp(name string) { h.lab.must(h.linkUp(name), "start %s on %s", name, h.name) }
 

@@ -31,8 +31,8 @@ const (
 	kernelDefault = "linux-image-cloud-amd64"
 )
 
-// slowness tells tests how much longer than elsewhere they should be ready to wait: an emulated machine is ten times slower
-// than a real one where it computes, but mostly it waits. netlab reads it.
+// slowness tells tests how much longer than elsewhere they should be ready to wait: by its own clock an emulated machine computes
+// several times slower than a real one. netlab reads it.
 const slowness = "WEFT_TEST_SLOW=5"
 
 // options are the flags.
