@@ -192,3 +192,11 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
 }
+
+func TestDataPlaneLeavesProcessorsToPods(t *testing.T) {
+	for machine, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 64: 32} {
+		if got := wireProcessors(machine); got != want {
+			t.Errorf("%d of %d processors, want %d", got, machine, want)
+		}
+	}
+}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/urfave/cli/v2"
 
@@ -31,7 +33,14 @@ func (a *app) wireCommand() *cli.Command {
 			if c.Bool("beside") {
 				return a.entries.beside(socket)
 			}
+			if os.Getenv("GOMAXPROCS") == "" {
+				runtime.GOMAXPROCS(wireProcessors(runtime.GOMAXPROCS(0)))
+			}
 			return a.entries.wire(c.Context, socket, buildVersion())
 		}),
 	}
 }
+
+// wireProcessors is on how many of a machine's processors the data plane runs Go code at a time: half. The others carry its packets
+// on, through the kernel and to the pods, and a processor more would mostly look for work.
+func wireProcessors(machine int) int { return max(machine/2, 1) }
