@@ -118,6 +118,7 @@ type Mesh struct {
 
 	rumours  chan rumour   // for the log
 	farewell chan struct{} // capacity 1: this node was removed
+	doubted  chan struct{} // capacity 1: somebody is called dead and not believed to be
 
 	born     time.Time
 	datagram atomic.Int64 // when the last one came, nanoseconds since born; 0: none yet
@@ -128,6 +129,7 @@ type Mesh struct {
 	members  *memberlist.Memberlist
 	gossip   *transport
 	life     map[peer.ID]*life
+	returned time.Time // when rumour last took back that a member is dead
 	living   []peer.ID // who of them is alive and a member, see alive; nil: to be made
 	parted   peer.Set  // the removed whose removal took effect here
 	watchers []chan struct{}
@@ -159,7 +161,7 @@ func New(c Config) (*Mesh, error) {
 		born:    time.Now(),
 		life:    map[peer.ID]*life{},
 
-		farewell: make(chan struct{}, 1),
+		farewell: make(chan struct{}, 1), doubted: make(chan struct{}, 1),
 	}
 	m.sync = newSyncer(m)
 	m.heal = newHealer(m)
@@ -240,6 +242,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.heal.run(ctx, members) })
 	wg.Go(func() { m.keepRecords(ctx) })
 	wg.Go(func() { m.logRumours(ctx) })
+	wg.Go(func() { m.believe(ctx) })
 	wg.Go(func() { m.bidFarewell(ctx) })
 	<-ctx.Done()
 

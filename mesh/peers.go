@@ -14,7 +14,9 @@ type life struct {
 	since  time.Time // of the last change of alive
 	heard  time.Time // last datagram or stream from it
 	failed time.Time // last stream to it that could not be opened
-	back   time.Time // first sign of life since rumour called it dead, or a stream to it failed; see reunion
+	back   time.Time // first sign of life while rumour does not call it alive, or since a stream to it failed; see reunion
+
+	doubted time.Time // since when rumour calls it dead, and it counts as alive nevertheless; zero: it is believed
 }
 
 // lifeOf is called with the lock held.
@@ -46,7 +48,7 @@ func (m *Mesh) heard(id peer.ID) {
 	l := m.lifeOf(id)
 	before := l.state()
 	l.heard = time.Now()
-	back := !l.alive && !l.since.IsZero() && l.back.IsZero()
+	back := !l.alive && l.back.IsZero()
 	if back {
 		l.back = l.heard
 	}
@@ -91,12 +93,38 @@ func (m *Mesh) hearRumour(name string, alive bool) {
 	if err != nil || id == m.self {
 		return
 	}
-	known := m.roster.Member(id)
+	m.takeRumour(id, alive, time.Time{})
+}
+
+// takeRumour is hearRumour for one that is known by its ID. Settled is when the doubt of a death was over; zero: it is told
+// anew.
+func (m *Mesh) takeRumour(id peer.ID, alive bool, settled time.Time) {
+	known, now := m.roster.Member(id), time.Now()
 	m.mu.Lock()
 	l := m.lifeOf(id)
+	switch {
+	case alive:
+		if !l.alive && !l.since.IsZero() {
+			m.returned = now
+		}
+		l.doubted = time.Time{}
+	case !settled.IsZero():
+		if l.doubted.IsZero() || l.doubted.After(settled.Add(-doubtFor)) { // refuted meanwhile
+			m.mu.Unlock()
+			return
+		}
+		l.doubted = time.Time{}
+	case known && l.alive && m.doubts(now):
+		if l.doubted.IsZero() {
+			l.doubted = now
+		}
+		m.mu.Unlock()
+		signal(m.doubted)
+		return
+	}
 	changed := l.alive != alive
 	if l.alive = alive; changed {
-		l.since, l.failed, l.back = time.Now(), time.Time{}, time.Time{}
+		l.since, l.failed, l.back = now, time.Time{}, time.Time{}
 	}
 	if !known && !alive {
 		delete(m.life, id)

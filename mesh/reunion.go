@@ -22,6 +22,8 @@ const (
 // gossip may send, and tells each of them to random others: most returns are known everywhere soon, but the last node to
 // hear of the last one waits several times as long. One exchange with anybody brings all that it has missed.
 //
+// It is the same when hundreds join at once.
+//
 // A member that is heard and cannot be reached, as on a line that works in one direction, is no reason to go on: whoever
 // learns of nobody new asks less and less often. The healer's loop owns it.
 type reunion struct {

@@ -47,7 +47,7 @@ func TestLife(t *testing.T) {
 			w.report("", "%s took %v, and %v of CPU", phase, time.Since(start).Round(time.Second), (cpuTime() - cpu).Round(time.Second))
 		}
 		told, untrue, examples := w.Deaths()
-		w.report("deaths", "%d told, %d of them false %v", told, untrue, examples)
+		w.report("deaths", "%d told, %d of them false %v; %d of members that had not been cut off", told, untrue, examples, w.LateDeaths())
 	})
 }
 

@@ -68,6 +68,7 @@ type World struct {
 	deaths      int
 	falseDeaths int
 	examples    []string // of false deaths
+	lateDeaths  int      // told after the network was whole again, of members that were never cut off
 }
 
 // New makes a world whose founder runs.
@@ -259,7 +260,10 @@ func (w *World) told(by *Node, who peer.ID, alive bool) {
 	w.deaths++
 	now := time.Now()
 	settled := func(n *Node) bool { return n.Up() && now.Sub(time.Unix(0, n.upAt.Load())) > grace }
-	cuts := w.cuts.Load()
+	cuts, before := w.cuts.Load(), w.before.Load()
+	if n.Up() && cuts.parted == nil && before.parted != nil && !before.parted(n, by) && !before.parted(by, n) {
+		w.lateDeaths++
+	}
 	if settled(n) && settled(by) && cuts.parted == nil && (cuts.since.IsZero() || now.Sub(cuts.since) > grace) {
 		if w.falseDeaths++; len(w.examples) < 5 {
 			w.examples = append(w.examples, fmt.Sprintf("n%d said that n%d was dead", by.Index, n.Index))
@@ -272,6 +276,14 @@ func (w *World) Deaths() (told, untrue int, examples []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.deaths, w.falseDeaths, w.examples
+}
+
+// LateDeaths counts what was told of the deaths of members of the own part of a network after its parts met: what the others
+// had thought of them.
+func (w *World) LateDeaths() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lateDeaths
 }
 
 // Living lists the nodes that are up.
