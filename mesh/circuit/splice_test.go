@@ -256,6 +256,82 @@ func TestSplicesAreLimited(t *testing.T) {
 	})
 }
 
+// TestCirclesAreRefused: a relay carries nothing to itself or back to who asks, understands what it is asked, and takes nobody's
+// word for how many relays may still be passed.
+func TestCirclesAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		a, r, b := w.live("a", echo), w.live("r", echo), w.live("b", echo)
+		a.shy, r.shy, b.shy = true, true, true
+		ask := func(what []byte) outcome {
+			t.Helper()
+			conn, err := a.Dial(t.Context(), r.ID(), kindSplice)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			var answer [1]byte
+			if _, err := conn.Write(what); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(conn, answer[:]); err != nil {
+				t.Fatal(err)
+			}
+			return outcome(answer[0])
+		}
+		to := func(version, hops byte, id peer.ID) []byte { return append([]byte{version, hops}, id[:]...) }
+		for name, c := range map[string]struct {
+			ask  []byte
+			want outcome
+		}{
+			"to itself":           {to(spliceVersion, 1, r.ID()), badAsk},
+			"back to who asks":    {to(spliceVersion, 1, a.ID()), badAsk},
+			"of another version":  {to(spliceVersion+1, 1, b.ID()), badAsk},
+			"to nobody":           {to(spliceVersion, 0, peer.ID{1}), notReached},
+			"by 255 more, to b":   {to(spliceVersion, 255, b.ID()), joined},
+			"by itself to nobody": {to(spliceVersion, 255, peer.ID{1}), notReached},
+		} {
+			r.via = []peer.ID{r.ID(), a.ID()} // as a record that lies may say
+			if got := ask(c.ask); got != c.want {
+				t.Errorf("%s: outcome %d, want %d", name, got, c.want)
+			}
+		}
+	})
+}
+
+// TestRelaysThatNameEachOther: neither reaches the other end, and each says that the other does. The ask goes from one to the
+// other once, and ends.
+func TestRelaysThatNameEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		a, b, r1, r2 := w.live("a", echo), w.live("b", echo), w.live("r1", echo), w.live("r2", echo)
+		opened := 0
+		for _, r := range []*resident{a, r1, r2} {
+			r.shy = true // nobody is asked to dial back
+			part(r, b)
+			open := r.cfg.Open
+			r.cfg.Open = func(ctx context.Context, to peer.ID, ep netip.AddrPort) (net.Conn, error) {
+				if to == b.ID() {
+					return nil, errors.New("no route")
+				}
+				opened++
+				return open(ctx, to, ep)
+			}
+		}
+		a.via, r1.via, r2.via = []peer.ID{r1.ID(), r2.ID()}, []peer.ID{r2.ID()}, []peer.ID{r1.ID()}
+		began := time.Now()
+		if _, err := a.Dial(t.Context(), b.ID(), 'x'); !errors.Is(err, ErrRelay) {
+			t.Errorf("it ended with %v", err)
+		}
+		if took := time.Since(began); took > DialTimeout {
+			t.Errorf("it went on for %v", took)
+		}
+		if opened > 4 { // two asks, each passed on once
+			t.Errorf("%d connections were opened for it", opened)
+		}
+	})
+}
+
 // TestRelayCannotPretend: a relay that brings the stream to somebody else is found out.
 func TestRelayCannotPretend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

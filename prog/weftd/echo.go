@@ -3,6 +3,7 @@ package weftd
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -85,6 +86,7 @@ func parseEcho(from peer.ID, b []byte) (echoMessage, bool) {
 type echoes struct {
 	in   chan echoMessage      // from the mesh
 	open *lobby.Lobby[peer.ID] // the ports that are open, by for whom
+	life time.Duration         // of each
 	wg   sync.WaitGroup        // of those
 
 	of    peer.ID // who was asked
@@ -95,9 +97,9 @@ type echoes struct {
 	tries int
 }
 
-func newEchoes() echoes {
-	limits := lobby.Limits{All: echoesOpen, Each: echoesEach, Patience: echoTime}
-	return echoes{in: make(chan echoMessage, echoQueue), open: lobby.New[peer.ID](limits)}
+func newEchoes(life time.Duration) echoes {
+	limits := lobby.Limits{All: echoesOpen, Each: echoesEach, Patience: life}
+	return echoes{in: make(chan echoMessage, echoQueue), open: lobby.New[peer.ID](limits), life: life}
 }
 
 // takeEcho queues a message for runReach.
@@ -147,7 +149,7 @@ func (n *node) hearEcho(ctx context.Context, m echoMessage) {
 	e := &n.echoes
 	switch {
 	case m.step == echoAsk:
-		n.openEcho(ctx, m)
+		e.answer(ctx, m, n.cfg.Listen.Addr(), n.sendEcho, n.log)
 	case m.from != e.of || m.nonce != e.nonce:
 	case m.step == echoPort:
 		at := netip.AddrPortFrom(e.at.Addr(), m.at.Port())
@@ -165,21 +167,21 @@ func (n *node) hearEcho(ctx context.Context, m echoMessage) {
 	}
 }
 
-// openEcho opens a port for a member, and tells it where the first packet came from.
-func (n *node) openEcho(ctx context.Context, m echoMessage) {
-	e := &n.echoes
+// answer opens a port for a member, and tells it where the first packet came from. What is beyond the limits is not answered:
+// the member asks again.
+func (e *echoes) answer(ctx context.Context, m echoMessage, at netip.Addr, send func(to peer.ID, m echoMessage), log *slog.Logger) {
 	place := e.open.Enter(m.from, time.Now(), func() {})
 	if place == nil {
 		return
 	}
 	e.wg.Go(func() {
 		defer e.open.Leave(place)
-		ctx, cancel := context.WithTimeout(ctx, echoTime)
+		ctx, cancel := context.WithTimeout(ctx, e.life)
 		defer cancel()
 		var lc net.ListenConfig
-		pc, err := lc.ListenPacket(ctx, "udp", netip.AddrPortFrom(n.cfg.Listen.Addr(), 0).String())
+		pc, err := lc.ListenPacket(ctx, "udp", netip.AddrPortFrom(at, 0).String())
 		if err != nil {
-			n.log.Debug("no port for an echo", "peer", m.from, "err", err)
+			log.Debug("no port for an echo", "peer", m.from, "err", err)
 			return
 		}
 		conn := pc.(*net.UDPConn)
@@ -187,13 +189,12 @@ func (n *node) openEcho(ctx context.Context, m echoMessage) {
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		defer stop()
 		port := uint16(conn.LocalAddr().(*net.UDPAddr).Port)
-		n.sendEcho(m.from, echoMessage{step: echoPort, nonce: m.nonce, at: netip.AddrPortFrom(netip.IPv6Unspecified(), port)})
+		send(m.from, echoMessage{step: echoPort, nonce: m.nonce, at: netip.AddrPortFrom(netip.IPv6Unspecified(), port)})
 		var buf [1]byte
-		_, at, err := conn.ReadFromUDPAddrPort(buf[:])
+		_, from, err := conn.ReadFromUDPAddrPort(buf[:])
 		if err != nil {
 			return // nothing came: the way to that port is barred
 		}
-		at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-		n.sendEcho(m.from, echoMessage{step: echoSeen, nonce: m.nonce, at: at})
+		send(m.from, echoMessage{step: echoSeen, nonce: m.nonce, at: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())})
 	})
 }

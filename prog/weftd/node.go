@@ -75,7 +75,7 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 	n := &node{
 		cfg: cfg, log: cfg.Log, state: state, host: h, member: m, key: key, started: time.Now(),
 		name: m.certificate.Name(), pools: m.pools(), lingers: newLingers(),
-		punches: make(chan punchMessage, punchQueue), echoes: newEchoes(), glue: glue{wake: make(chan struct{}, 1)},
+		punches: make(chan punchMessage, punchQueue), echoes: newEchoes(echoTime), glue: glue{wake: make(chan struct{}, 1)},
 	}
 	n.cfg.Advertise = m.advertised(cfg)
 	n.retired, n.retire = context.WithCancel(context.Background())

@@ -199,6 +199,9 @@ func TestRelayRefuses(t *testing.T) {
 		why     reason
 	}{
 		"to somebody unknown":     {nil, meta{kind: kindRelayed, place: legUp}, []peer.ID{{77}}, dropRelayUnknown},
+		"to the relay itself":     {nil, meta{kind: kindRelayed, place: legUp}, []peer.ID{e.identity.ID}, dropRelayUnknown},
+		"far, by way of itself":   {nil, meta{kind: kindRelayed, place: legUpFar}, []peer.ID{me, e.identity.ID}, dropRelayUnknown},
+		"far, back by the sender": {nil, meta{kind: kindRelayed, place: legUpFar}, []peer.ID{me, from.r.id}, dropRelayUnknown},
 		"back to the sender":      {nil, meta{kind: kindRelayed, place: legUp}, []peer.ID{from.r.id}, dropRelayUnknown},
 		"by an unknown second":    {nil, meta{kind: kindRelayed, place: legUpFar}, []peer.ID{me, {77}}, dropRelayUnknown},
 		"across to nobody":        {nil, meta{kind: kindRelayed, place: legAcross}, []peer.ID{{77}, me}, dropRelayUnknown},
