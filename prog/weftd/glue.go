@@ -39,7 +39,8 @@ type glue struct {
 	relayTold bool         // the wire knows whether it carries packets of others
 	sparse    *wire.Sparse // what the wire knows of that; nil: nothing yet
 
-	large atomic.Bool // sparse says so
+	large atomic.Bool   // sparse says so
+	flood atomic.Uint64 // datagrams a second that strangers send, while that is a flood
 
 	wake chan struct{} // capacity 1: the way others are reached has changed
 

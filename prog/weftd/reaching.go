@@ -54,6 +54,7 @@ func (n *node) runReach(ctx context.Context) error {
 					awake = now.Add(reachWake)
 				}
 				last = stats.Peers
+				n.glue.flood.Store(stats.Flood)
 				if n.lookAround(now, last) {
 					awake = now.Add(reachWake)
 				}
@@ -63,6 +64,8 @@ func (n *node) runReach(ctx context.Context) error {
 				}
 				n.noteWhy(p, last)
 				n.askEcho(now, last)
+			} else {
+				n.glue.flood.Store(0) // whatever comes, nobody looks at it
 			}
 			switch {
 			case now.Before(awake):

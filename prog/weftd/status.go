@@ -170,6 +170,9 @@ func (n *node) warnings(members int, routes router.Status) (all []string) {
 	if err := n.link.trouble(); err != nil {
 		all = append(all, "The data plane does not run: "+explain(err).Error()+".")
 	}
+	if rate := n.glue.flood.Load(); rate > 0 {
+		all = append(all, floodNote(rate))
+	}
 	switch live := n.liveIssuers(); {
 	case members < 2 || live > 1:
 	case live == 1:
@@ -178,6 +181,16 @@ func (n *node) warnings(members int, routes router.Status) (all []string) {
 		all = append(all, "No live member may admit others, so nobody can join until one comes back")
 	}
 	return append(all, routes.Notes...)
+}
+
+// floodNote is about so many datagrams a second.
+func floodNote(rate uint64) string {
+	round := uint64(1000)
+	for rate >= 100*round {
+		round *= 10
+	}
+	return fmt.Sprintf("Strangers flood the weft port: some %d datagrams a second are dropped, and what members send is let through",
+		(rate+round/2)/round*round)
 }
 
 // peerStatus is one line of the status.

@@ -36,15 +36,19 @@ func newDoor(ln *net.TCPListener) (*door, error) {
 // Close ends accept.
 func (d *door) Close() error { return errors.Join(d.file.Close(), d.ln.Close()) }
 
-// accept waits for the next connection from an address that may come in, and closes all others.
+// accept waits for the next connection from an address that may come in, and closes all others. When it has closed some and
+// nobody else waits, it says errRefused: to be woken for each of a flood costs more than to close it.
 func (d *door) accept(may func(netip.Addr) bool) (*net.TCPConn, error) {
-	fd := -1
+	fd, refused := -1, false
 	var failed error
 	err := d.raw.Read(func(s uintptr) bool {
 		for {
 			n, from, err := unix.Accept4(int(s), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			switch {
 			case err == unix.EINTR, err == unix.ECONNABORTED: // gone before it was taken
+			case err == unix.EAGAIN && refused:
+				failed = errRefused
+				return true
 			case err == unix.EAGAIN:
 				return false
 			case err != nil:
@@ -52,6 +56,7 @@ func (d *door) accept(may func(netip.Addr) bool) (*net.TCPConn, error) {
 				return true
 			case !may(addrOf(from)):
 				_ = unix.Close(n)
+				refused = true
 			default:
 				fd = n
 				return true

@@ -13,11 +13,15 @@ func (s *server) accept(ctx context.Context, d *door) {
 	for {
 		tc, err := d.accept(s.mayCall)
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			wait := refusedPause
+			switch {
+			case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 				return
+			case !errors.Is(err, errRefused):
+				s.log.Warn("accept on weft port", "err", err)
+				wait = acceptPause
 			}
-			s.log.Warn("accept on weft port", "err", err)
-			if !pause(ctx) {
+			if !pause(ctx, wait) {
 				return
 			}
 			continue
@@ -70,10 +74,19 @@ func (s *server) pass(tc *net.TCPConn) bool {
 	return err == nil && c.post(kindAccepted, 0, nil, fd) == nil
 }
 
-// pause waits a moment after an accept that failed, for lack of descriptors mostly.
-func pause(ctx context.Context) bool {
+// errRefused says that connections were closed and that nobody else waits to come in.
+var errRefused = errors.New("only those who may not come in")
+
+// Pauses between two accepts.
+const (
+	acceptPause  = 100 * time.Millisecond // after one that failed, for lack of descriptors mostly
+	refusedPause = 5 * time.Millisecond   // while somebody opens more than it may: then they are closed together
+)
+
+// pause waits, and reports false when ctx ends.
+func pause(ctx context.Context, d time.Duration) bool {
 	select {
-	case <-time.After(100 * time.Millisecond):
+	case <-time.After(d):
 		return true
 	case <-ctx.Done():
 		return false

@@ -72,7 +72,7 @@ func samples(t testing.TB) map[string][]byte {
 				{Endpoint: endpoint, TCP: true, State: path.Dead, Reason: "why not"},
 			},
 		}},
-		Drops: map[string]uint64{"short": 9},
+		Drops: map[string]uint64{"short": 9}, Flood: 11,
 	}
 	return map[string][]byte{
 		"hello request": appendHelloRequest(nil, "v1"),

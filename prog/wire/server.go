@@ -136,7 +136,7 @@ func (s *server) listen(ctx context.Context, ln *net.UnixListener) {
 				return
 			}
 			s.log.Warn("accept on control socket", "err", err)
-			if !pause(ctx) {
+			if !pause(ctx, acceptPause) {
 				return
 			}
 			continue

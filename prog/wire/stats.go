@@ -44,7 +44,7 @@ func appendStats(dst []byte, s Stats) []byte {
 	} {
 		dst = tlv.AppendUint64(dst, 3+uint16(i), v)
 	}
-	return dst
+	return tlv.AppendUint64(dst, 10, s.Flood)
 }
 
 func parseStats(b []byte) (Stats, error) {
@@ -71,6 +71,7 @@ func parseStats(b []byte) (Stats, error) {
 	} {
 		*v = r.Uint64(3 + uint16(i))
 	}
+	s.Flood = r.Uint64(10)
 	return s, r.Err()
 }
 

@@ -37,6 +37,8 @@ const (
 	dropRelayLeg                   // carried as it cannot have been
 	dropStream                     // the stream takes no more
 	dropHalf                       // one half of a packet, of which the other did not come
+	dropFlood                      // by the kernel, while strangers flood: see sieve
+	dropBuffer                     // by the kernel, as the receive buffer was full
 	reasons
 )
 
@@ -44,7 +46,7 @@ var reasonNames = [reasons]string{
 	"malformed", "unknown_index", "unauthentic", "replay", "expired", "unknown_kind", "source", "destination", "ecn",
 	"no_route", "no_session", "queue_full", "too_big", "send", "tun", "control_overflow", "mac", "stranger",
 	"old_counter", "handshake", "no_secret", "rate", "cookie", "relay_off", "relay_limit", "relay_unknown", "relay_away",
-	"relay_leg", "stream_full", "half",
+	"relay_leg", "stream_full", "half", "flood", "buffer",
 }
 
 // String is the name in status and metrics.

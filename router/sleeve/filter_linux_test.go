@@ -247,13 +247,45 @@ func TestFloodOfStrangersIsHeldBack(t *testing.T) {
 	if n := send("127.0.0.2", many); n != many {
 		t.Errorf("from where a peer is said to be %d of %d pass", n, many)
 	}
-	if n := send("127.0.0.3", many); n > many/2 { // one of a thousand
-		t.Errorf("from a stranger %d of %d pass", n, many)
+	passed := send("127.0.0.3", many)
+	if passed > many/2 { // one of a thousand
+		t.Errorf("from a stranger %d of %d pass", passed, many)
+	}
+	if s := e.Stats(); s.Drops["flood"] != uint64(many-passed) || s.Drops["buffer"] != 0 || s.Flood < sieveRate<<8 {
+		t.Errorf("%d were dropped by the kernel; counted are %v, of %d a second", many-passed, s.Drops, s.Flood)
 	}
 	if !step(0) || h.sieve.on() {
 		t.Fatal("the flood is over and things are held back")
 	}
 	if n := send("127.0.0.3", many); n != many {
 		t.Errorf("after the flood %d of %d pass", n, many)
+	}
+	if s := e.Stats(); s.Drops["flood"] != uint64(many-passed) || s.Flood != 0 {
+		t.Errorf("after the flood are counted %v, of %d a second", s.Drops, s.Flood)
+	}
+
+	// What a full buffer costs is told apart, and a socket that was handed on begins at zero.
+	if err := conn.SetReadBuffer(1); err != nil { // the least that the kernel gives
+		t.Fatal(err)
+	}
+	from, err := net.DialUDP("udp4", nil, conn.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	for range many {
+		if _, err := from.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := from.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	lost := e.Stats().Drops["buffer"]
+	if lost == 0 || lost > many+1 || e.Stats().Drops["flood"] != uint64(many-passed) {
+		t.Errorf("with a buffer for one %d of %d are counted as lost", lost, many)
+	}
+	if u := &newSocket(conn).unseen; u.last != uint32(many-passed)+uint32(lost) {
+		t.Errorf("a new engine begins at %d, the kernel at %d", u.last, uint64(many-passed)+lost)
 	}
 }

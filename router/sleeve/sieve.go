@@ -74,8 +74,10 @@ func (h holes) next(seen [classes]uint32, over time.Duration) holes {
 type sieve struct {
 	seen [classes]atomic.Uint32
 	rung chan struct{} // enough was seen for a look
+	rate atomic.Uint64 // of what strangers send, datagrams a second; 0 while nothing is held back
 
 	at    time.Time
+	drops uint64 // of the kernel, until then
 	holes holes
 	known []netip.Addr // to whom the filter in place is fitted
 }
@@ -95,22 +97,30 @@ func (s *sieve) saw(b []byte) {
 // on reports whether anything is held back, and look must be called again though nothing is seen.
 func (s *sieve) on() bool { return s.holes != holes{} }
 
-// look takes a period's counts in. It reports whether the filter must be fitted anew.
-func (s *sieve) look(known []netip.Addr, now time.Time) (changed bool) {
-	over := now.Sub(s.at)
-	if over < sievePeriod {
+// due reports whether it is time for a look.
+func (s *sieve) due(now time.Time) bool { return now.Sub(s.at) >= sievePeriod }
+
+// look takes a period's counts in, and what the kernel has dropped in all. It reports whether the filter must be fitted anew.
+func (s *sieve) look(known []netip.Addr, drops uint64, now time.Time) (changed bool) {
+	if !s.due(now) {
 		return false
 	}
-	s.at = now
+	over, all := now.Sub(s.at), drops-s.drops
+	s.at, s.drops = now, drops
 	var seen [classes]uint32
 	for c := range seen {
 		seen[c] = s.seen[c].Swap(0)
+		all += uint64(seen[c])
 	}
 	if over > 4*sievePeriod && !s.on() {
 		return false // counted over a time of which most was calm
 	}
 	was := s.holes
 	s.holes = was.next(seen, over)
+	s.rate.Store(0)
+	if s.on() {
+		s.rate.Store(uint64(float64(all) / over.Seconds()))
+	}
 	changed = s.holes != was || s.on() && !slices.Equal(known, s.known)
 	s.known = known
 	return changed
@@ -118,12 +128,15 @@ func (s *sieve) look(known []netip.Addr, now time.Time) (changed bool) {
 
 // sift has the kernel drop what the sieve holds back; it reports whether that has changed.
 func (h *handshakes) sift(now time.Time) bool {
-	known := h.familiar.Load().listed
-	was := h.sieve.on()
-	if !h.sieve.look(known, now) {
+	e, s := h.e, &h.sieve
+	if !s.due(now) {
 		return false
 	}
-	e, s := h.e, &h.sieve
+	e.countUnseen()
+	known, was := h.familiar.Load().listed, s.on()
+	if !s.look(known, e.drops[dropFlood].Load(), now) {
+		return false
+	}
 	socks := e.sockets.Load()
 	if socks == nil {
 		return true
@@ -136,7 +149,9 @@ func (h *handshakes) sift(now time.Time) bool {
 		if s.on() {
 			program = s.holes.program(sock.v6, known)
 		}
-		if err := sock.filter(program); err != nil {
+		err := sock.filter(program)
+		sock.unseen.sieve(err == nil && s.on())
+		if err != nil {
 			e.log.Debug("no filter on the weft port", "err", err)
 		}
 	}

@@ -57,26 +57,32 @@ func TestSieveLooksAtAFlood(t *testing.T) {
 	if len(s.rung) != 1 {
 		t.Error("nobody is told to look")
 	}
-	if now = now.Add(time.Hour); s.look(nil, now) || s.on() {
+	if now = now.Add(time.Hour); s.look(nil, 7, now) || s.on() || s.rate.Load() != 0 {
 		t.Fatal("an hour's junk is taken for a flood")
 	}
 	junk(sieveRate)
-	if s.look(nil, now.Add(sievePeriod/2)) {
+	if s.look(nil, 7, now.Add(sievePeriod/2)) {
 		t.Fatal("it looks too soon")
 	}
-	if now = now.Add(sievePeriod); !s.look(nil, now) || s.holes != (holes{classOther: 2}) {
+	if now = now.Add(sievePeriod); !s.look(nil, 7, now) || s.holes != (holes{classOther: 2}) {
 		t.Fatalf("four times too much: %v", s.holes)
+	}
+	if rate := s.rate.Load(); rate != 4*sieveRate {
+		t.Errorf("%d a second, of which all were seen", rate)
 	}
 	a := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	junk(sieveRate / 4)
-	if now = now.Add(sievePeriod); !s.look(a, now) {
+	if now = now.Add(sievePeriod); !s.look(a, 7+3*sieveRate/4, now) {
 		t.Error("somebody new is not let through")
 	}
+	if rate := s.rate.Load(); rate != 4*sieveRate {
+		t.Errorf("%d a second, of which a quarter was seen", rate)
+	}
 	junk(sieveRate / 4)
-	if now = now.Add(sievePeriod); s.look(a, now) {
+	if now = now.Add(sievePeriod); s.look(a, 7+3*sieveRate/4, now) {
 		t.Error("the filter is fitted anew for nothing")
 	}
-	if now = now.Add(time.Minute); !s.look(a, now) || s.on() {
+	if now = now.Add(time.Minute); !s.look(a, 7+3*sieveRate/4, now) || s.on() || s.rate.Load() != 0 {
 		t.Error("the flood is over and things are held back")
 	}
 	for _, b := range [][]byte{{1, 0, 0, 0}, {4}} {

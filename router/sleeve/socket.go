@@ -19,12 +19,14 @@ type socket struct {
 	raw      syscall.RawConn // nil: using it might block
 	v6       bool
 	oneByOne atomic.Bool // the kernel or the card refused to cut a send into datagrams
+	unseen   unseen
 }
 
 func newSocket(c *net.UDPConn) *socket {
 	a, _ := c.LocalAddr().(*net.UDPAddr)
 	s := &socket{conn: c, raw: raw(c), v6: a != nil && a.AddrPort().Addr().Unmap().Is6()}
-	_ = s.filter(nil) // which an engine before this one may have left
+	_ = s.filter(nil)              // which an engine before this one may have left
+	s.unseen.last, _ = s.dropped() // was dropped in the time of that engine
 	return s
 }
 

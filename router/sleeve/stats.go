@@ -52,6 +52,7 @@ type PathStats struct {
 type Stats struct {
 	Peers []PeerStats       // sorted by ID
 	Drops map[string]uint64 // that could not be blamed on a peer, by reason, only those that are not zero
+	Flood uint64            // datagrams a second that strangers send, while that is so many that the kernel drops most; else 0
 }
 
 // Link is the part of the snapshot that a router.Transport reports.
@@ -71,7 +72,8 @@ func (e *Engine) Stats() Stats {
 		all = append(all, r)
 	}
 	e.mu.RUnlock()
-	s := Stats{Peers: make([]PeerStats, 0, len(all)), Drops: e.drops.snapshot()}
+	e.countUnseen()
+	s := Stats{Peers: make([]PeerStats, 0, len(all)), Drops: e.drops.snapshot(), Flood: e.handshakes.sieve.rate.Load()}
 	for _, r := range all {
 		s.Peers = append(s.Peers, e.peerStats(r, now))
 	}
