@@ -97,7 +97,7 @@ var homes = []home{
 	{"github.com/containernetworking/cni", []string{"plugin/cni"}, "plugin/cni: only it speaks to container runtimes"},
 	{"github.com/urfave/cli", []string{"cmd"}, "cmd: only commands talk to people"},
 	{"go.yaml.in/yaml", []string{"prog/weftd"}, "prog/weftd"},
-	{"golang.zx2c4.com/wireguard/wgctrl", []string{"router/wireguard"}, "router/wireguard"},
+	{"golang.zx2c4.com/wireguard/wgctrl", []string{"router/wireguard", "test/bench"}, "router/wireguard"},
 	{"golang.zx2c4.com/wireguard", []string{"prog/wire", "test/bench"}, "the wire, which runs it"},
 	{"rsc.io/qr", []string{"cmd"}, "cmd: only commands draw"},
 	{"golang.org/x/crypto", []string{"crypto"}, "crypto"},

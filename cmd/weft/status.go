@@ -215,8 +215,8 @@ func peerLines(peers []control.Peer, s screen) []string {
 // peerTable is one line per peer.
 func peerTable(peers []control.Peer) *table {
 	t := &table{
-		head: []string{"NAME", "STATE", "TRANSPORT", "PATH", "ENCRYPTED", "RTT", "LOSS", "RX", "TX", "WHY"},
-		drop: []string{"TX", "RX", "LOSS", "RTT", "PATH"},
+		head: []string{"NAME", "STATE", "TRANSPORT", "PATH", "ENCRYPTED", "RTT", "LOSS", "MTU", "RX", "TX", "WHY"},
+		drop: []string{"TX", "RX", "MTU", "LOSS", "RTT", "PATH"},
 	}
 	for _, p := range peers {
 		state := stateCell(p.State)
@@ -249,7 +249,11 @@ func peerTable(peers []control.Peer) *table {
 		if p.Loss >= 0.01 {
 			loss.style = warn
 		}
-		t.add(cell{p.Name, bold}, state, plainCell(p.Transport), path, encrypted, plainCell(showMS(p.RTTms)), loss,
+		mtu := ""
+		if p.MTU > 0 {
+			mtu = strconv.Itoa(p.MTU)
+		}
+		t.add(cell{p.Name, bold}, state, plainCell(p.Transport), path, encrypted, plainCell(showMS(p.RTTms)), loss, plainCell(mtu),
 			plainCell(showBytes(p.RxBytes)), plainCell(showBytes(p.TxBytes)), cell{p.Reason, dim})
 	}
 	return t

@@ -2,6 +2,7 @@ package weftd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -28,9 +29,6 @@ func (n *node) examine(ctx context.Context, info peer.Info, doc *control.Doctor)
 	doc.Checks = n.examinePeer(ctx, info)
 	asked.Wait()
 	ours, err := n.wayTo(ctx, info.ID)
-	if err != nil {
-		n.log.Debug("own ways not read", "peer", info.ID, "err", err)
-	}
 	if silent != "" {
 		doc.Checks = append(doc.Checks, control.Check{
 			Name: "its own view", State: control.CheckWarn, Reason: doc.Peer + " did not tell what it tried: " + silent,
@@ -39,10 +37,26 @@ func (n *node) examine(ctx context.Context, info peer.Info, doc *control.Doctor)
 	}
 	doc.Tried = append(n.tried(n.name, ours), n.tried(doc.Peer, theirs)...)
 	self, _ := n.mesh.Peer(n.key.ID())
-	doc.Advice = advise(end{n.name, self.NAT, ours}, end{doc.Peer, info.NAT, theirs})
-	if info.State == peer.Removed {
+	switch {
+	case info.State == peer.Removed:
 		doc.Advice = fmt.Sprintf("%s was removed from the cluster, and nobody reaches it until it joins again with a new token", doc.Peer)
+	case err != nil && !errors.Is(err, errNotKnown):
+		doc.Advice = adviseWire(n.name, n.state.file(fileWireLog), err, n.link.trouble())
+	default:
+		doc.Advice = advise(end{n.name, self.NAT, ours}, end{doc.Peer, info.NAT, theirs})
 	}
+}
+
+// adviseWire is about a data plane that does not tell its ways: asking it ended with err, and trouble is why none runs.
+func adviseWire(name, log string, err, trouble error) string {
+	switch {
+	case trouble != nil:
+		return fmt.Sprintf("The data plane of %s does not run (%v), so that only WireGuard and VXLAN of the kernel go on: it is started again by itself, and its last words are in %s",
+			name, explain(trouble), log)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("The data plane of %s does not answer: if that lasts, kill the process weft wire, and another one is started", name)
+	}
+	return fmt.Sprintf("The data plane of %s is being started, and what it has tried is not known before that: ask again", name)
 }
 
 func (n *node) tried(by string, w way) (all []control.TriedPath) {
@@ -80,7 +94,7 @@ func advise(a, b end) string {
 	case state == control.EdgeDirect:
 		return fmt.Sprintf("%s and %s reach each other directly", a.name, b.name)
 	case a.way.state == "":
-		return fmt.Sprintf("What %s has tried is not known, as its data plane does not answer: see what its wire.log says", a.name)
+		return fmt.Sprintf("%s does not know %s yet: ask again in some seconds", a.name, b.name)
 	case state == control.EdgeUnknown || state == "":
 		return fmt.Sprintf("%s and %s have nothing to say to each other now, so no way is open: send something (weft ping %s) and ask again",
 			a.name, b.name, b.name)
@@ -93,11 +107,15 @@ func advise(a, b end) string {
 		}
 		return fmt.Sprintf("%s does not get answers of %s, which hears it: let UDP to port 6783 from %s in at %s", deaf.name, heard.name, heard.name, deaf.name)
 	case state == control.EdgeTCP || !passesUDP(a.way) || !passesUDP(b.way):
-		blocked := a
-		if passesUDP(a.way) && !passesUDP(b.way) {
-			blocked = b
+		// Of two that get no datagrams from each other it is the one that nobody has ever heard over UDP.
+		mute := func(e end) bool { return e.nat == peer.NATUnknown }
+		switch passesA, passesB := passesUDP(a.way), passesUDP(b.way); {
+		case passesA != passesB && passesB, passesA == passesB && mute(a) && !mute(b):
+			return noUDP(a)
+		case passesA != passesB, mute(b) && !mute(a):
+			return noUDP(b)
 		}
-		return noUDP(blocked)
+		return fmt.Sprintf("UDP does not pass between %s and %s: let it out to port 6783 at both, and its answers in", a.name, b.name)
 	case state == control.EdgeRelayed && a.nat == peer.NATUnknown: // nobody has ever heard it over UDP
 		return noUDP(a)
 	case state == control.EdgeRelayed && b.nat == peer.NATUnknown:

@@ -203,7 +203,10 @@ func sessionCheck(stats wire.Stats, id peer.ID) control.Check {
 		}
 		c.State, c.Reason = control.CheckOK, fmt.Sprintf("%s with %s, round trip %.1f ms, loss %.1f %%", p.Cipher, p.Endpoint,
 			float64(p.RTT.Microseconds())/1000, 100*p.Loss)
-		if !p.Up {
+		switch {
+		case p.Asleep: // no fault
+			c.Reason = p.Reason
+		case !p.Up:
 			c.State, c.Reason, c.Hint = control.CheckFailed, p.Reason, "UDP must pass between the two, at least one way first"
 		}
 	}

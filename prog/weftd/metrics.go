@@ -65,11 +65,11 @@ var (
 	metricReady      = metric{"weft_ready", "1 when pods can be attached.", gauge, nil}
 	metricUptime     = metric{"weft_uptime_seconds", "Time since the daemon started.", gauge, nil}
 	metricMembers    = metric{"weft_members", "Members of the cluster by state, this node included.", gauge, []string{"state"}}
-	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use.", gauge, []string{"peer", "transport"}}
+	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use; left out while it sleeps for want of traffic.", gauge, []string{"peer", "transport"}}
 	metricPeerRTT    = metric{"weft_peer_rtt_seconds", "Round trip to the peer.", gauge, []string{"peer"}}
 	metricPeerLoss   = metric{"weft_peer_loss_ratio", "Loss of recent probes to the peer, 0 to 1.", gauge, []string{"peer"}}
-	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Inner bytes from the peer, through the transport in use.", counter, []string{"peer"}}
-	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Inner bytes to the peer, through the transport in use.", counter, []string{"peer"}}
+	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Bytes from the peer through the transport in use: what was inside of the tunnel, or, with WireGuard, what its device counts, with its own headers and handshakes. Nobody counts them for VXLAN: 0.", counter, []string{"peer"}}
+	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Bytes to the peer through the transport in use: what was inside of the tunnel, or, with WireGuard, what its device counts, with its own headers and handshakes. Nobody counts them for VXLAN: 0.", counter, []string{"peer"}}
 	metricPeerKey    = metric{"weft_peer_key_age_seconds", "Age of the session key with the peer.", gauge, []string{"peer"}}
 	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", gauge, []string{"state"}}
 	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", gauge, nil}
@@ -104,7 +104,9 @@ func (d *daemon) collect(ctx context.Context, emit func(m metric, value float64,
 	states := map[string]int{control.PeerAlive: 1, control.PeerSuspect: 0, control.PeerDead: 0, control.PeerRemoved: 0}
 	for _, p := range s.Peers {
 		states[p.State]++
-		emit(metricPeerUp, truth(p.Path != control.PathNone), p.ID, p.Transport)
+		if !p.Asleep {
+			emit(metricPeerUp, truth(p.Path != control.PathNone), p.ID, p.Transport)
+		}
 		if p.RTTms > 0 {
 			emit(metricPeerRTT, p.RTTms/1000, p.ID)
 		}

@@ -374,8 +374,8 @@ func Settings() []Setting {
 	}
 }
 
-// minSparseIdle is longer than gossip leaves a healthy peer alone in a small cluster, and than sessions take to open.
-const minSparseIdle = 5 * time.Second
+// minSparseIdle is for seeing sessions come and go in a small cluster, where gossip leaves nobody alone for long.
+const minSparseIdle = 100 * time.Millisecond
 
 // transportNames are the transports of this build, best first.
 func transportNames() []string {

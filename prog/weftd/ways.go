@@ -246,7 +246,9 @@ func ownWay(info peer.Info, p router.PeerStatus, owns bool) way {
 	return w
 }
 
-// wayTo is the way to one member with all that was tried.
+var errNotKnown = errors.New("that member is not known here")
+
+// wayTo is the way to one member with all that was tried. An error other than errNotKnown is the data plane's.
 func (n *node) wayTo(ctx context.Context, id peer.ID) (way, error) {
 	stats, err := n.link.stats(ctx)
 	if err != nil {
@@ -256,7 +258,7 @@ func (n *node) wayTo(ctx context.Context, id peer.ID) (way, error) {
 	ways := n.ways()
 	j := slices.IndexFunc(ways, func(w way) bool { return w.peer == id })
 	if j < 0 {
-		return way{}, errors.New("that member is not known here")
+		return way{}, errNotKnown
 	}
 	w := ways[j]
 	if i < 0 {

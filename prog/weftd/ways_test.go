@@ -1,6 +1,8 @@
 package weftd
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,6 +16,8 @@ import (
 
 	"weft/mesh/peer"
 	"weft/prog/control"
+	"weft/prog/wire"
+	"weft/router/sleeve"
 	"weft/test/corpus"
 )
 
@@ -145,6 +149,9 @@ func TestAdviceNamesWhatStandsInTheWay(t *testing.T) {
 		"not punched yet":       {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATEasy, works(control.EdgeRelayed)}, "forward UDP 6783 to b"},
 		"a firewall":            {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATNone, works(control.EdgeRelayed)}, "A firewall stands between a and b"},
 		"UDP blocked here":      {end{"a", peer.NATEasy, blocked}, end{"b", peer.NATNone, works(control.EdgeTCP)}, "UDP does not pass at a"},
+		"UDP blocked, here":     {end{"a", peer.NATUnknown, blocked}, end{"b", peer.NATNone, blocked}, "UDP does not pass at a"},
+		"UDP blocked, there":    {end{"a", peer.NATNone, blocked}, end{"b", peer.NATUnknown, blocked}, "UDP does not pass at b"},
+		"UDP blocked, where":    {end{"a", peer.NATUnknown, blocked}, end{"b", peer.NATUnknown, blocked}, "UDP does not pass between a and b"},
 		"UDP blocked there":     {end{"a", peer.NATNone, works(control.EdgeTCP)}, end{"b", peer.NATEasy, blocked}, "UDP does not pass at b"},
 		"one way":               {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, works(control.EdgeDirect)}, "a does not get answers of b"},
 		"nothing passes":        {end{"a", 0, way{state: control.EdgeDown}}, end{"b", 0, way{state: control.EdgeDown}}, "No packets pass between a and b"},
@@ -152,7 +159,7 @@ func TestAdviceNamesWhatStandsInTheWay(t *testing.T) {
 		"both are asleep":       {end{"a", 0, way{state: control.EdgeUnknown}}, end{"b", 0, way{state: control.EdgeUnknown}}, "weft ping b"},
 		"one is asleep":         {end{"a", 0, way{state: control.EdgeUnknown}}, end{"b", 0, works(control.EdgeDirect)}, "reach each other directly"},
 		"asleep, and silent":    {end{"a", 0, way{state: control.EdgeUnknown}}, end{"b", 0, way{}}, "weft ping b"},
-		"no wire here":          {end{"a", 0, way{}}, end{"b", 0, way{state: control.EdgeDown}}, "its data plane does not answer"},
+		"it is not known yet":   {end{"a", 0, way{}}, end{"b", 0, way{state: control.EdgeDown}}, "ask again"},
 		"relayed, it is silent": {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", peer.NATNone, way{}}, "A firewall stands"},
 		"relayed by TCP":        {end{"a", peer.NATNone, works(control.EdgeRelayed)}, end{"b", 0, works(control.EdgeRelayed)}, "UDP does not pass at b"},
 		"it alone did not say":  {end{"a", 0, works(control.EdgeDirect)}, end{"b", 0, way{}}, "reach each other directly"},
@@ -162,5 +169,39 @@ func TestAdviceNamesWhatStandsInTheWay(t *testing.T) {
 				t.Errorf("got %q, want %q in it", got, c.want)
 			}
 		})
+	}
+}
+
+func TestAdviceAboutTheOwnDataPlane(t *testing.T) {
+	for _, c := range []struct {
+		err, trouble error
+		want         string
+	}{
+		{wire.ErrLost, errors.New("no such file"), "does not run (no such file)"},
+		{fmt.Errorf("ask: %w", context.DeadlineExceeded), nil, "does not answer"},
+		{wire.ErrLost, nil, "is being started"},
+	} {
+		got := adviseWire("a", "/var/lib/weft/wire.log", c.err, c.trouble)
+		if !strings.Contains(got, "The data plane of a "+c.want) || strings.HasSuffix(got, ".") {
+			t.Errorf("%v, %v: %q", c.err, c.trouble, got)
+		}
+	}
+}
+
+// A peer that sleeps is no fault, and one without a session is.
+func TestDoctorOfASessionThatSleeps(t *testing.T) {
+	id := nodeID(1)
+	check := func(p sleeve.PeerStats) control.Check {
+		p.ID = id
+		return sessionCheck(wire.Stats{Stats: sleeve.Stats{Peers: []sleeve.PeerStats{p}}}, id)
+	}
+	if c := check(sleeve.PeerStats{Asleep: true, Reason: "asleep: nothing"}); c.State != control.CheckOK || c.Reason != "asleep: nothing" || c.Hint != "" {
+		t.Errorf("asleep: %+v", c)
+	}
+	if c := check(sleeve.PeerStats{Reason: "no answer"}); c.State != control.CheckFailed || c.Reason != "no answer" {
+		t.Errorf("down: %+v", c)
+	}
+	if c := check(sleeve.PeerStats{Up: true, Cipher: "AES"}); c.State != control.CheckOK || !strings.HasPrefix(c.Reason, "AES") {
+		t.Errorf("up: %+v", c)
 	}
 }

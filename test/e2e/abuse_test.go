@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/prog/control"
 	"weft/test/cluster"
 	"weft/test/netlab"
 )
@@ -110,6 +112,51 @@ func TestFloodsAreBorne(t *testing.T) {
 	}
 	s.whole()
 	s.connected(pods)
+}
+
+// While strangers flood a machine its status says so, with how many datagrams come; what the kernel drops of them is counted; and
+// when it is over the status is as before.
+func TestAFloodIsSeen(t *testing.T) {
+	t.Parallel() // it mostly waits, and needs no more of the flood than there is
+	s := tell(t)
+	s.machines = s.machines[:2]
+	s.form("--transport", "sleeve")
+	const warning = "Strangers flood the weft port"
+	warned := func(want bool) (words string) {
+		s.Helper()
+		_, err := s.b.WaitFor(s.within(startPatience), func(st control.Status) error {
+			i := slices.IndexFunc(st.Warnings, func(w string) bool { return strings.Contains(w, warning) })
+			if i >= 0 {
+				words = st.Warnings[i]
+			}
+			if (i >= 0) != want {
+				return fmt.Errorf("warnings: %q", st.Warnings)
+			}
+			return nil
+		})
+		s.must(err)
+		return words
+	}
+	before := s.metrics(s.b)
+	if n := before.Event("sleeve", "drop_flood"); n != 0 {
+		t.Errorf("%v are counted before there was a flood", n)
+	}
+	rain := s.sites.Internet.Command(programs.Probe, "rain", "-rate", "20000", "-for", "10m", "-first", "10", "-s", "148", "-from", "100.64.0.0/10",
+		s.b.AddrPort4(6783).String())
+	s.must(rain.Start())
+	t.Log(warned(true))
+	out, err := s.b.CLI("status")
+	s.must(err)
+	t.Logf("what people read:\n%s", out)
+	s.must(cluster.Poll(s.within(startPatience), func() error {
+		if s.metrics(s.b).Event("sleeve", "drop_flood") == 0 {
+			return errors.New("nothing is counted")
+		}
+		return nil
+	}))
+	rain.Kill()
+	warned(false)
+	s.whole()
 }
 
 // rains is a flood of datagrams; its end tells how many there were.

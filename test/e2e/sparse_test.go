@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,5 +105,55 @@ func (s *story) silent(c *netlab.Capture) error {
 		case err != nil && c.Count() == last:
 			return nil
 		}
+	}
+}
+
+// Three machines are told that they are a large cluster, and that a moment without a packet is a long time. Status says of a peer
+// that it is asleep and that this is no fault, the first packet of a pod wakes it, and it falls asleep again. Gossip wakes
+// everybody now and then, so each picture is waited for.
+func TestStatusShowsWhoSleeps(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := tell(t)
+	s.form("--transport", "sleeve", "--sparse-above", "1", "--sparse-idle", "200ms", "--no-relay")
+	pods := s.pods()
+	s.connected(pods)
+	sleeps := func() {
+		s.Helper()
+		s.must(cluster.Poll(s.within(startPatience), func() error {
+			st, err := s.a.Status()
+			if err != nil {
+				return err
+			}
+			if p := peerOf(st, "b"); !p.Asleep || p.Path != control.PathNone || p.State != control.PeerAlive || p.Transport != "sleeve" ||
+				!strings.Contains(p.Reason, "asleep: nothing was sent for a while, and the next packet opens a session") {
+				return fmt.Errorf("b is not asleep: %+v", p)
+			}
+			return nil
+		}))
+	}
+	sleeps()
+	s.must(cluster.Poll(s.within(startPatience), func() error { // people read it as well
+		line, err := row(s.a, "b")
+		if err == nil && (line["STATE"] != "alive" || line["PATH"] != "asleep" || !strings.Contains(line["WHY"], "the next packet opens a session")) {
+			err = fmt.Errorf("it prints %v", line)
+		}
+		return err
+	}))
+	s.advice(s.a, "b", "a and b have nothing to say to each other now, so no way is open: send something (weft ping b)")
+	for range 2 {
+		began := time.Now()
+		s.must(pods[0].WaitPing(s.within(startPatience), pods[1].Addrs[0]))
+		s.Logf("a packet to a peer that was asleep a moment ago was answered after %v", time.Since(began).Round(time.Millisecond))
+		talk := s.a.Command(programs.Weft, "--socket", s.a.Socket(), "ping", "b", "-i", "20ms").Quiet()
+		s.must(talk.Start())
+		_, err := s.a.WaitFor(s.within(startPatience), func(st control.Status) error {
+			if p := peerOf(st, "b"); p.Asleep || p.Path != control.PathDirect || p.RTTms <= 0 {
+				return fmt.Errorf("b is not awake: %+v", p)
+			}
+			return nil
+		})
+		s.must(err)
+		talk.Kill()
+		sleeps()
 	}
 }

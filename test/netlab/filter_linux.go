@@ -29,6 +29,7 @@ type Drop struct {
 	Port     uint16  // destination
 	Larger   int     // only packets of more bytes than that, IP header included: a path that swallows big packets
 	Chance   float64 // between 0 and 1; 0 means always
+	Begins   []byte  // what the packet's UDP payload begins with
 }
 
 // filter is the lab's nftables table on one host. Each cut has a chain of its own, so healing is deleting the chain.
@@ -275,6 +276,12 @@ func (r Drop) expressions() ([][]expr.Any, error) {
 			tail = append(tail, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: p.offset, Len: 2},
 				equal(binaryutil.BigEndian.PutUint16(p.port)))
 		}
+	}
+	if len(r.Begins) > 0 {
+		const udpHeader = 8
+		tail = append(tail, &expr.Payload{
+			DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: udpHeader, Len: uint32(len(r.Begins)),
+		}, equal(r.Begins))
 	}
 	if r.Larger > 0 {
 		tail = append(tail, &expr.Meta{Key: expr.MetaKeyLEN, Register: 1},
