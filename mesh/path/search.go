@@ -8,7 +8,7 @@ const (
 	sizeTwice  = 2                // how often the size in doubt is asked in each round but the first
 	sizeHope   = 8                // waits after the last round, while no size was answered at all
 	sizeVerify = time.Minute      // a size that passed is asked again
-	sizeBusy   = time.Second      // the same while packets flow
+	sizeBusy   = time.Second / 2  // the same while packets flow
 	sizeRaise  = 10 * time.Minute // a smaller one than wanted: try the wanted one again
 	halfRaise  = time.Minute      // the same for halves, which cost the most
 	sizePause  = 15 * time.Second // after none passed
@@ -40,7 +40,7 @@ func (t trial) over(o trial) bool {
 //
 //	  ┌─────────────── want changes ────────────────┐
 //	  v                                             │
-//	asking ── the size in doubt is answered ──> passed ── after 1 min, 1 s with traffic: asking what passed,
+//	asking ── the size in doubt is answered ──> passed ── after 1 min, 0.5 s with traffic: asking what passed,
 //	  │  │                                          ^     after 10 min below want: asking want
 //	  │  └── 3 rounds, smaller ones answered ───────┘
 //	  └───── 3 rounds, nothing answered ──> pause, 15 s ──> asking want

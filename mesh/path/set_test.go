@@ -485,7 +485,7 @@ func TestAnyNetwork(t *testing.T) {
 			t.Errorf("%d changes while nothing changed: %+v", w.moves-moves, w.set.Report(w.now))
 		}
 		for q, n := range w.asked {
-			if limit := 2*60*2 + 3*25; n > limit { // and a search each minute, where packets travel in halves
+			if limit := 2*60*3 + 3*25; n > limit { // one small and two large ones a second, and a search each minute, where packets travel in halves
 				t.Errorf("%d probes on %v in two minutes", n, q)
 			}
 		}
