@@ -51,7 +51,7 @@ func (r *Router) applyAll(ctx context.Context, choices map[peer.ID]Choice) (wait
 			wait = w
 		}
 	}
-	r.readLinks(ctx)
+	r.readLinks(ctx, false)
 	err = r.locked(func() error {
 		p := makePlan(in, r.pods(), options, cands, choices, links, noV6 == nil)
 		return r.forward(ctx, p)
@@ -175,13 +175,13 @@ func (r *Router) decide(in Input, options []option, choices map[peer.ID]Choice, 
 	return cands, links
 }
 
-// pollLinks looks whether what the transports know changes a route.
-func (r *Router) pollLinks(ctx context.Context, choices map[peer.ID]Choice) (due bool) {
+// pollLinks looks whether what the transports know changes a route; soon leaves out those that have time.
+func (r *Router) pollLinks(ctx context.Context, choices map[peer.ID]Choice, soon bool) (due bool) {
 	in, has := r.input()
 	if !has {
 		return false
 	}
-	due = r.readLinks(ctx)
+	due = r.readLinks(ctx, soon)
 	before := make(map[peer.ID]string, len(choices))
 	for id, c := range choices {
 		before[id] = c.Transport

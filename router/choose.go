@@ -35,7 +35,7 @@ type Choice struct {
 	Rejected  []Rejection // those before it, in order
 	Since     time.Time
 
-	hold   time.Duration // a better transport must wait for so long
+	hold   time.Duration // a better transport must wait for so long; 0 until one that worked was left
 	proven bool          // it was seen to work
 }
 
@@ -129,7 +129,8 @@ func holds(prefixes []netip.Prefix, a netip.Addr) bool {
 // choose picks among the candidates, given what is known of each link and what was chosen before.
 //
 // A transport in use is left at once when it may not be used any more, or when its link is not up and another's is: to
-// bear two seconds of silence is the transport's part. A better one is taken only when it answers, and not before the hold
+// bear silence is the transport's part. A better one is taken only when it answers. While none that worked was ever left, as
+// after a start or a first contact, it is taken at once: whoever answers first is no better for it. Else not before the hold
 // time is over, which doubles with each change.
 func choose(cands []candidate, out []Rejection, links map[string]Link, was Choice, now time.Time) Choice {
 	index := func(name string) int {
@@ -164,9 +165,12 @@ func choose(cands []candidate, out []Rejection, links map[string]Link, was Choic
 	if c := cands[pick]; c.Name != was.Transport {
 		next.Transport, next.Since = c.Name, now
 		next.proven = false
-		if !was.proven || now.Sub(was.Since) >= calmDown {
+		better := cur >= 0 && pick < cur
+		switch {
+		case !was.proven, better && was.hold == 0: // nothing failed that had worked
+		case now.Sub(was.Since) >= calmDown:
 			next.hold = holdMin
-		} else {
+		default:
 			next.hold = min(max(2*was.hold, holdMin), holdMax)
 		}
 	}

@@ -50,10 +50,21 @@ func (r *Router) options(ctx context.Context, in Input) []option {
 	return out
 }
 
-// readLinks asks the transports, and reports whether an MTU changed, which routes follow.
-func (r *Router) readLinks(ctx context.Context) (due bool) {
+// again is how soon one of its links is to be looked at out of turn; 0: none is.
+func (d *driverState) again() (soonest time.Duration) {
+	for _, l := range d.links {
+		if l.Again > 0 && (soonest == 0 || l.Again < soonest) {
+			soonest = l.Again
+		}
+	}
+	return soonest
+}
+
+// readLinks asks the transports, or only those that want it out of turn, and reports whether an MTU changed, which routes
+// follow.
+func (r *Router) readLinks(ctx context.Context, soon bool) (due bool) {
 	for _, d := range r.drivers {
-		if d.t == nil {
+		if d.t == nil || soon && d.again() == 0 {
 			continue
 		}
 		tctx, cancel := context.WithTimeout(ctx, transportD)

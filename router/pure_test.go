@@ -216,32 +216,44 @@ func TestChoiceOverTime(t *testing.T) {
 		holds time.Duration
 	}
 	for name, steps := range map[string][]step{
-		"the best is tried before any answers":   {{0, "", "", "fast", 10 * time.Second}},
-		"one that answers beats one that is new": {{0, "slow", "", "slow", 10 * time.Second}},
+		"the best is tried before any answers":   {{0, "", "", "fast", 0}},
+		"one that answers beats one that is new": {{0, "slow", "", "slow", 0}},
 		"one that is down is left at once": {
-			{0, "fast slow", "", "fast", 10 * time.Second},
-			{time.Second, "slow", "", "slow", 20 * time.Second},
-			{2 * time.Second, "fast slow", "", "slow", 20 * time.Second},
+			{0, "fast slow", "", "fast", 0},
+			{time.Second, "slow", "", "slow", 10 * time.Second},
+			{2 * time.Second, "fast slow", "", "slow", 10 * time.Second},
 		},
-		"one that never answered is left for the first that does": {
-			{0, "", "", "fast", 10 * time.Second},
-			{300 * time.Millisecond, "slow", "", "slow", 10 * time.Second},
+		"one that never answered is left for the first that does, and taken as soon as it does, too": {
+			{0, "", "", "fast", 0},
+			{300 * time.Millisecond, "slow", "", "slow", 0},
+			{800 * time.Millisecond, "fast slow", "", "fast", 0},
+			{900 * time.Millisecond, "slow", "", "slow", 10 * time.Second},
+			{2 * time.Second, "fast slow", "", "slow", 10 * time.Second},
 		},
-		"silence of all changes nothing": {{0, "fast", "", "fast", 10 * time.Second}, {time.Minute, "", "", "fast", 10 * time.Second}},
-		"up only after the hold, which doubles": {
-			{0, "slow", "", "slow", 10 * time.Second},
-			{9 * time.Second, "fast slow", "", "slow", 10 * time.Second},
-			{10 * time.Second, "fast slow", "", "fast", 20 * time.Second},
-			{11 * time.Second, "slow", "", "slow", 40 * time.Second},
-			{40 * time.Second, "fast slow", "", "slow", 40 * time.Second},
-			{51 * time.Second, "fast slow", "", "fast", 80 * time.Second},
+		"one that never answered since keeps the hold of a failure": {
+			{0, "fast slow", "", "fast", 0},
+			{time.Second, "slow", "", "slow", 10 * time.Second},
+			{2 * time.Second, "", "fast", "fast", 20 * time.Second},
+			{3 * time.Second, "slow", "", "slow", 20 * time.Second},
+			{22 * time.Second, "fast slow", "", "slow", 20 * time.Second},
+			{23 * time.Second, "fast slow", "", "fast", 40 * time.Second},
+		},
+		"silence of all changes nothing": {{0, "fast", "", "fast", 0}, {time.Minute, "", "", "fast", 0}},
+		"after a failure up only after the hold, which doubles": {
+			{0, "fast slow", "", "fast", 0},
+			{time.Second, "slow", "", "slow", 10 * time.Second},
+			{10 * time.Second, "fast slow", "", "slow", 10 * time.Second},
+			{11 * time.Second, "fast slow", "", "fast", 20 * time.Second},
+			{12 * time.Second, "slow", "", "slow", 40 * time.Second},
+			{51 * time.Second, "fast slow", "", "slow", 40 * time.Second},
+			{52 * time.Second, "fast slow", "", "fast", 80 * time.Second},
 		},
 		"calm makes it start anew": {
-			{0, "fast", "", "fast", 10 * time.Second},
-			{11 * time.Minute, "fast slow", "", "fast", 10 * time.Second},
+			{0, "fast", "", "fast", 0},
+			{11 * time.Minute, "fast slow", "", "fast", 0},
 			{12 * time.Minute, "slow", "", "slow", 10 * time.Second},
 		},
-		"what may not be used is left at once": {{0, "fast slow", "", "fast", 10 * time.Second}, {time.Millisecond, "fast slow", "slow", "slow", 20 * time.Second}},
+		"what may not be used is left at once": {{0, "fast slow", "", "fast", 0}, {time.Millisecond, "fast slow", "slow", "slow", 10 * time.Second}},
 	} {
 		var c Choice
 		for i, s := range steps {

@@ -18,7 +18,7 @@ import (
 const (
 	resync     = 30 * time.Second       // everything is read and compared at least so often
 	poll       = 500 * time.Millisecond // how often the transports are asked about their links
-	hasty      = 100 * time.Millisecond // the same while one of those changes
+	leisurely  = 10                     // looks out of turn take one part in so many of the time, at most
 	settle     = 50 * time.Millisecond  // a burst of events is answered once
 	leisure    = time.Second            // until pods that came and went are compared with the kernel
 	linger     = 3 * time.Second        // a tunnel that is left stays open to receive, beside two round trips
@@ -62,6 +62,7 @@ type Router struct {
 	swept                bool                     // the links of former runs have been looked at, and those without a pod are gone
 
 	drivers []*driverState // owned by Run, and by Down after it
+	looked  time.Duration  // what the last look out of turn took; owned by Run
 	last    outcome        // owned by Run
 
 	statusMu sync.Mutex // guards status and watchers
@@ -169,8 +170,8 @@ func (r *Router) Run(ctx context.Context) error {
 				r.log.Warn("outside changes are noticed by looking every 30 s only", "err", err)
 			}
 		}
-		if soon == nil && r.isHasty() {
-			soon = time.After(hasty)
+		if d := r.again(); soon == nil && d > 0 {
+			soon = time.After(d)
 		}
 		var due bool
 		select {
@@ -201,10 +202,12 @@ func (r *Router) Run(ctx context.Context) error {
 			}
 			continue
 		case <-links.C:
-			due = r.pollLinks(ctx, choices)
+			due = r.pollLinks(ctx, choices, false)
 		case <-soon:
 			soon = nil
-			due = r.pollLinks(ctx, choices)
+			began := time.Now()
+			due = r.pollLinks(ctx, choices, true)
+			r.looked = time.Since(began)
 		}
 		if !due {
 			continue
@@ -237,16 +240,17 @@ func (r *Router) restore(ctx context.Context) {
 	}
 }
 
-// isHasty reports whether a link is to be looked at again soon.
-func (r *Router) isHasty() bool {
+// again is how soon some link is to be looked at out of turn; 0: none is.
+func (r *Router) again() (soonest time.Duration) {
 	for _, d := range r.drivers {
-		for _, l := range d.links {
-			if l.Hasty {
-				return true
-			}
+		if a := d.again(); a > 0 && (soonest == 0 || a < soonest) {
+			soonest = a
 		}
 	}
-	return false
+	if soonest > 0 { // in a large cluster it takes its time
+		soonest = max(soonest, leisurely*r.looked)
+	}
+	return soonest
 }
 
 // isSwept reports whether nothing is left to look for; before the first input there is nothing to compare with.

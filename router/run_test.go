@@ -44,6 +44,8 @@ type tunnels struct {
 	have  []router.Tunnel
 	down  bool
 	fails error
+	again time.Duration
+	looks int
 }
 
 func (t *tunnels) Apply(_ context.Context, want []router.Tunnel) error {
@@ -59,10 +61,19 @@ func (t *tunnels) Apply(_ context.Context, want []router.Tunnel) error {
 func (t *tunnels) Links(context.Context) (out []router.Link, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.looks++
 	for _, w := range t.have {
-		out = append(out, router.Link{Peer: w.Peer, Up: !t.down, Endpoint: w.Endpoint, KeyAge: -1})
+		out = append(out, router.Link{Peer: w.Peer, Up: !t.down, Endpoint: w.Endpoint, KeyAge: -1, Again: t.again})
 	}
 	return out, nil
+}
+
+// looked is how often it was asked since the last time.
+func (t *tunnels) looked() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, t.looks = t.looks, 0
+	return n
 }
 
 func (t *tunnels) Close() error { t.h.DropLink(t.device); return nil }
@@ -245,6 +256,54 @@ func TestTransportsChangeByOneRoute(t *testing.T) {
 		synctest.Wait()
 		if got := b.device(t, blocks(2)[0]); got != "weft-a" {
 			t.Errorf("when it answers again: %q", got)
+		}
+	})
+}
+
+// A transport that wants it is looked at soon, the others are left in peace, and what it says is done at once.
+func TestWhoWantsItIsLookedAtSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.fast.again = 100 * time.Millisecond
+		b.Update(b.in)
+		defer b.run(t)()
+		time.Sleep(time.Second)
+		b.fast.looked()
+		b.slow.looked()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := b.fast.looked(); n < 90 || n > 125 {
+			t.Errorf("looked at %d times in ten seconds, want each 100 ms", n)
+		}
+		if n := b.slow.looked(); n > 25 {
+			t.Errorf("the other is looked at %d times, too", n)
+		}
+		b.fast.set(true, nil)
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if got := b.device(t, blocks(2)[0]); got != "weft-b" {
+			t.Errorf("100 ms after its end by %q", got)
+		}
+	})
+}
+
+// After a start whoever answers first carries, and the best as soon as it answers: nothing has failed yet.
+func TestAStartIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.fast.set(true, nil)
+		b.Update(b.in)
+		defer b.run(t)()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if got := b.device(t, blocks(2)[0]); got != "weft-b" {
+			t.Fatalf("before the best answers by %q", got)
+		}
+		b.fast.set(false, nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := b.device(t, blocks(2)[0]); got != "weft-a" {
+			t.Errorf("a second after it answers by %q", got)
 		}
 	})
 }

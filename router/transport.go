@@ -34,11 +34,11 @@ type Link struct {
 	Loss     float64        // 0 to 1, of recent probes
 	LastSeen time.Time      // last authenticated packet
 	KeyAge   time.Duration  // of the session key; negative when there is no session or no key
-	RxBytes  uint64         // inner bytes since the transport was opened
+	RxBytes  uint64         // since the transport was opened: inner bytes, or what the transport itself counts
 	TxBytes  uint64
-	Reason   string // why it is not up, in words for status; empty when up
-	Hasty    bool   // ask again soon: a change that packets depend on is under way
-	Asleep   bool   // it is not up for want of traffic: the next packet tells whether the other end answers
+	Reason   string        // why it is not up, in words for status; empty when up
+	Again    time.Duration // ask again so soon: what packets depend on may change; 0: when there is time
+	Asleep   bool          // it is not up for want of traffic: the next packet tells whether the other end answers
 }
 
 // usable reports whether packets may be sent by it: one that sleeps is not known to work, and no reason to go elsewhere.

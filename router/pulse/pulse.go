@@ -3,10 +3,15 @@
 // without clock and socket.
 //
 //	down ── the full size is answered, or, after three tries, a smaller one that is allowed ──> up
-//	up ── 1.5 s unanswered while packets flow, or nothing of an allowed size answered ──> down
+//	up ── unanswered while packets flow, or nothing of an allowed size answered ──> down
 //
-// While packets flow it is asked with the largest that they may be, every half second. When that is not answered all
-// smaller sizes are asked together: a path that shrinks without a word is known within about a second.
+// While packets flow it is asked every quarter of a second, each second time with the largest that they may be. When that is
+// not answered all smaller sizes are asked together: a path that shrinks without a word is known within about a second.
+//
+// Unanswered is what several questions one after the other were. Where nothing comes from the peer at all, 0.7 s of that are
+// enough, so that a connection's third retransmission, after 1.4 s, finds another way; where something does, the other end
+// lives and may be late: 1.5 s. Time counts as far as this end looked: one that comes late to its own looks, as on a machine
+// with too much to do, has not waited.
 //
 // In a large cluster a tunnel rests: after a while without traffic nothing is asked any more, until packets flow again.
 //
@@ -14,6 +19,7 @@
 package pulse
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -23,13 +29,21 @@ import (
 
 const (
 	patience   = 1500 * time.Millisecond // an echo of a tunnel in use is given up after it
-	busyEvery  = 450 * time.Millisecond  // between echoes of a tunnel in use
+	silence    = 700 * time.Millisecond  // the same where nothing at all comes from the peer
+	flowEvery  = 230 * time.Millisecond  // between echoes of a tunnel in which packets flow
+	busyEvery  = 450 * time.Millisecond  // of one that may be in use; and between large ones
+	lateEvery  = 180 * time.Millisecond  // of one whose answer is missing
 	idleEvery  = 5 * time.Second         // and of one that carries nothing
 	tryFirst   = 500 * time.Millisecond  // between echoes of a tunnel that is down; doubles
 	tryLast    = 15 * time.Second
 	maxPending = 48              // echoes that wait for their answer
 	inARow     = 3               // echoes that must be lost together, for an up tunnel to be down
 	stall      = 1 * time.Second // a longer pause between looks is this machine's own, and blamed on no peer
+
+	soon     = 250 * time.Millisecond // between looks at a tunnel in which packets flow
+	atOnce   = 100 * time.Millisecond // and at one whose answer is missing, or comes in a moment
+	slack    = 50 * time.Millisecond  // by which a look may be late, for all of the time before it to count
+	underWay = 300 * time.Millisecond // what came so soon after a question may have left before what became of the path
 )
 
 // Pulse is what is known of one tunnel. The zero value is down and never tested. Fields are read by others, not written.
@@ -48,8 +62,12 @@ type Pulse struct {
 	pending []waiting
 	heard   time.Time // when the newest of those that were answered was sent
 	looked  time.Time
-	asked   time.Time // when the newest echo was sent
-	next    time.Time // no echo before
+	asked   time.Time     // when the newest echo was sent
+	large   time.Time     // and the newest as large as packets may be, while they flow
+	next    time.Time     // no echo before
+	waited  time.Duration // for answers, as far as it was looked
+	felt    time.Time     // when something came from the peer
+	flows   bool          // packets flow
 	pause   time.Duration
 	sizes   sizes
 	spent   int // bytes of the echoes sent since Spent was asked
@@ -111,9 +129,13 @@ func (p *Pulse) Look(now time.Time, answers []host.Echo, full int) {
 			p.pending[i].until = p.pending[i].until.Add(late)
 		}
 	}
+	p.waited += min(now.Sub(p.looked), cmp.Or(p.Again(), soon)+slack)
 	p.looked = now
 	for _, a := range answers {
 		p.answer(now, a, full)
+	}
+	if p.silent() == 0 {
+		p.waited = 0
 	}
 	p.settle(now)
 	p.giveUp(now)
@@ -128,7 +150,7 @@ func (p *Pulse) answer(now time.Time, a host.Echo, full int) {
 	p.pending = slices.Delete(p.pending, i, i+1)
 	p.Answered, p.Asleep = now, false
 	if w.sent.After(p.heard) {
-		p.heard = w.sent
+		p.heard, p.waited = w.sent, 0
 	}
 	rtt := max(a.At.Sub(w.sent), time.Microsecond)
 	if p.RTT == 0 {
@@ -141,12 +163,15 @@ func (p *Pulse) answer(now time.Time, a host.Echo, full int) {
 	p.passed(now, a.At, w, full)
 }
 
+// Felt tells that something came through the tunnel from the peer since the last look, whatever it was.
+func (p *Pulse) Felt(now time.Time) { p.felt = now }
+
 // giveUp forgets echoes that are overdue. A tunnel is down when the newest that were sent are, and several of them: one
 // that is lost says little.
 func (p *Pulse) giveUp(now time.Time) {
-	if p.Up && p.silent() >= inARow && slices.ContainsFunc(p.pending, func(w waiting) bool {
+	if p.Up && (p.mute() || p.silent() >= inARow && slices.ContainsFunc(p.pending, func(w waiting) bool {
 		return p.unheard(w) && !now.Before(w.until)
-	}) {
+	})) {
 		p.Fall(now)
 		return
 	}
@@ -159,6 +184,18 @@ func (p *Pulse) giveUp(now time.Time) {
 		}
 		return true
 	})
+}
+
+// mute reports whether nothing at all comes from the peer: no answer to what was asked again and again, nor anything else.
+func (p *Pulse) mute() bool {
+	first := slices.IndexFunc(p.pending, p.unheard)
+	return first >= 0 && p.waited >= max(silence, 3*p.RTT) &&
+		p.felt.Sub(p.pending[first].sent) <= underWay
+}
+
+// late reports whether an answer is missing.
+func (p *Pulse) late(now time.Time) bool {
+	return slices.ContainsFunc(p.pending, func(w waiting) bool { return p.unheard(w) && now.Sub(w.sent) >= p.missed() })
 }
 
 // unheard reports whether an echo should have been answered, and nothing was since it was sent.
@@ -198,8 +235,16 @@ func (p *Pulse) Fall(now time.Time) {
 // Hurry lets the next echo go at once.
 func (p *Pulse) Hurry() { p.pause, p.next = 0, time.Time{} }
 
-// Hasty reports whether what packets depend on is known in a moment: the next look should not take its time.
-func (p *Pulse) Hasty() bool { return p.sizes.open && (p.Up || !p.sizes.at.IsZero()) }
+// Again is how soon it should be looked at again, after Look and Next; 0: when there is time.
+func (p *Pulse) Again() time.Duration {
+	switch {
+	case p.sizes.open && (p.Up || !p.sizes.at.IsZero()), p.Up && !p.Asleep && p.late(p.looked):
+		return atOnce
+	case p.Up && p.flows:
+		return soon
+	}
+	return 0
+}
 
 // Next decides over the next echoes: none most of the time, all sizes at once where it is in doubt which pass.
 func (p *Pulse) Next(now time.Time, t Traffic, full int) []Echo {
@@ -209,8 +254,16 @@ func (p *Pulse) Next(now time.Time, t Traffic, full int) []Echo {
 	if p.sleeps(now, t) {
 		return nil
 	}
+	p.flows = t == Flows
+	every := busyEvery
+	switch {
+	case p.late(now):
+		every = lateEvery
+	case p.flows:
+		every = flowEvery
+	}
 	hurry := p.Up && (t != Quiet || p.silent() > 0 || p.sizes.round > 0)
-	hurry = hurry && now.Sub(p.asked) >= busyEvery || p.urgent(now)
+	hurry = hurry && now.Sub(p.asked) >= every || p.urgent(now)
 	if now.Before(p.next) && !hurry {
 		return nil
 	}

@@ -1,6 +1,8 @@
 package pulse
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,35 +22,38 @@ type play struct {
 	Pulse
 	now       time.Time
 	busy      Traffic
+	rtt       time.Duration
 	answering func(size int) bool
-	answers   []host.Echo
+	answers   []host.Echo // on their way, or there
 	sent      []Echo
 }
 
 func newPlay() *play {
-	return &play{now: time.Unix(1000, 0), answering: func(int) bool { return true }}
+	return &play{now: time.Unix(1000, 0), rtt: 3 * time.Millisecond, answering: func(int) bool { return true }}
 }
 
 func (p *play) look(after time.Duration) {
 	p.now = p.now.Add(after)
-	answers := p.answers
-	p.answers = nil
-	p.Look(p.now, answers, full)
+	var there []host.Echo
+	p.answers = slices.DeleteFunc(p.answers, func(a host.Echo) bool {
+		if a.At.After(p.now) {
+			return false
+		}
+		there = append(there, a)
+		return true
+	})
+	p.Look(p.now, there, full)
 	for _, e := range p.Next(p.now, p.busy, full) {
 		p.sent = append(p.sent, e)
 		if p.answering(e.Size) {
-			p.answers = append(p.answers, host.Echo{Seq: e.Seq, At: p.now.Add(3 * time.Millisecond)})
+			p.answers = append(p.answers, host.Echo{Seq: e.Seq, At: p.now.Add(p.rtt)})
 		}
 	}
 }
 
 // soon is a look as soon as the pulse wants it.
 func (p *play) soon() {
-	if p.Hasty() {
-		p.look(100 * time.Millisecond)
-		return
-	}
-	p.look(every)
+	p.look(cmp.Or(p.Again(), every))
 }
 
 func (p *play) run(d time.Duration) {
@@ -237,6 +242,108 @@ func TestATunnelRestsUntilPacketsFlow(t *testing.T) {
 	p.run(time.Second)
 	if p.Asleep {
 		t.Error("asleep although it must not be")
+	}
+}
+
+// A tunnel that dies while packets flow is down within a second, soon enough for a connection's third retransmission; where
+// the other end is still heard by other packets it is borne for longer. The path is as long as it is.
+func TestSilenceWhilePacketsFlow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := newPlay()
+		p.busy = Flows
+		p.rtt = time.Duration(rapid.SampledFrom([]int{0, 3, 30, 150, 400}).Draw(t, "rtt")) * time.Millisecond
+		for range rapid.IntRange(20, 30).Draw(t, "looks") {
+			p.soon()
+		}
+		if !p.Up {
+			t.Fatalf("not up: %+v", p.Pulse)
+		}
+		heard := rapid.Bool().Draw(t, "heard otherwise")
+		p.answering = func(int) bool { return false }
+		for died := p.now; p.Up; { // the worst moment: an answer is just on its way
+			if heard {
+				p.Felt(p.now)
+			}
+			p.soon()
+			took, least, most := p.now.Sub(died), max(silence, 3*p.rtt), time.Second+3*p.rtt
+			if heard {
+				least, most = patience, 2100*time.Millisecond
+			}
+			if !p.Up && took < least || took > most {
+				t.Fatalf("down %v after %s, want %s to %s", !p.Up, took, least, most)
+			}
+		}
+	})
+}
+
+// A machine with too much to do looks late and hears late: it blames no peer for it.
+func TestLateLooksAreNoSilence(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := newPlay()
+		p.busy = Flows
+		for range 20 {
+			p.run(5 * time.Second)
+			p.answering = func(int) bool { return false }
+			for began := p.now; ; { // it is busy for longer than silence is borne
+				p.look(time.Duration(rapid.IntRange(390, 900).Draw(t, "look")) * time.Millisecond)
+				if p.now.Sub(began) > 1650*time.Millisecond {
+					break
+				}
+				if !p.Up {
+					t.Fatalf("down after %s: %+v", p.now.Sub(began), p.Pulse)
+				}
+			}
+			p.answering = func(int) bool { return true }
+		}
+	})
+}
+
+// Answers that come late, one after the other, come.
+func TestDelayIsNoSilence(t *testing.T) {
+	p := newPlay()
+	p.busy = Flows
+	for range 20 {
+		p.soon()
+	}
+	for p.rtt = 0; p.rtt < 650*time.Millisecond; p.rtt += 50 * time.Millisecond { // queues on the path fill
+		p.soon()
+	}
+	for range 200 {
+		if p.soon(); !p.Up {
+			t.Fatalf("down: %+v", p.Pulse)
+		}
+	}
+}
+
+// While packets flow a tunnel is asked with no more than a small packet each quarter of a second, and a large one each half;
+// a quiet one no more than before.
+func TestQuestionsAreFew(t *testing.T) {
+	p := newPlay()
+	p.Allow(full)
+	count := func(d time.Duration) (small, large int) {
+		p.sent = nil
+		for end := p.now.Add(d); p.now.Before(end); {
+			p.soon()
+		}
+		for _, e := range p.sent {
+			if e.Size >= full {
+				large++
+			} else {
+				small++
+			}
+		}
+		return small, large
+	}
+	p.run(5 * time.Second)
+	p.busy = Flows
+	count(5 * time.Second)
+	if small, large := count(time.Minute); small+large > 240 || large > 120 || large < 110 || small < 110 {
+		t.Errorf("in a busy minute %d small and %d large questions", small, large)
+	}
+	p.busy = Quiet
+	count(5 * time.Second)
+	if small, large := count(time.Minute); small > 12 || large > 0 {
+		t.Errorf("in a quiet minute %d small and %d large questions", small, large)
 	}
 }
 

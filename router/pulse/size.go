@@ -51,7 +51,7 @@ func (p *Pulse) missed() time.Duration {
 	if p.RTT == 0 {
 		return slowest
 	}
-	return min(max(3*p.RTT, quickest), slowest)
+	return max(min(max(3*p.RTT, quickest), slowest), 3*p.RTT/2)
 }
 
 // alive reports whether the other end answered since all sizes were asked.
@@ -62,7 +62,7 @@ func (p *Pulse) ask(now time.Time, t Traffic, full int) {
 	s := &p.sizes
 	use := min(p.MTU, full)
 	switch {
-	case s.round == 0 && t != Flows:
+	case s.round == 0 && (t != Flows || now.Sub(p.large) < busyEvery):
 		if p.silent() > 0 {
 			p.send(now, host.MinEcho, false) // one of two is answered sooner than one
 		}
@@ -71,7 +71,7 @@ func (p *Pulse) ask(now time.Time, t Traffic, full int) {
 			p.send(now, full, true) // it may have grown
 		}
 	case s.round == 0:
-		s.round = 1
+		s.round, p.large = 1, now
 		p.send(now, use, false)
 		if p.MTU < full && now.Sub(s.raised) >= raiseEvery {
 			s.raised = now

@@ -82,7 +82,13 @@ func (t *transport) measure(ctx context.Context, now time.Time) (fault string, e
 		return "", err
 	}
 	own := t.directory.Own()
+	heard := device.RxBytes != t.received && len(t.tunnels) == 1 // of several peers nobody tells whose bytes they were
+	t.received = device.RxBytes
+	now = time.Now() // the kernel was asked meanwhile, and an echo is as old as it is
 	for _, u := range t.tunnels {
+		if heard {
+			u.pulse.Felt(now)
+		}
 		u.pulse.Allow(u.MTU)
 		u.pulse.Rest(t.directory.Rest())
 		full := u.pulse.Full(device.MTU)
@@ -108,7 +114,7 @@ func (t *transport) link(u *tunnel, fault string) router.Link {
 		Peer: u.Peer, Up: p.Up && !p.Asleep && fault == "", Endpoint: u.Endpoint, RTT: p.RTT, Loss: p.Loss,
 		LastSeen: p.Answered, KeyAge: -1, Reason: fault, Asleep: p.Asleep && fault == "",
 	}
-	l.MTU, l.Hasty = p.Limit(), p.Hasty()
+	l.MTU, l.Again = p.Limit(), p.Again()
 	if l.Up || l.Asleep || fault != "" {
 		return l
 	}

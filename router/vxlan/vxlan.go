@@ -160,6 +160,8 @@ type transport struct {
 	tunnels map[peer.ID]*tunnel
 	echo    echoer // nil until it is needed
 	meter   pulse.Meter
+
+	received uint64 // what the device had received as of the last look
 }
 
 var _ router.Transport = (*transport)(nil)

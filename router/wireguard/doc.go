@@ -24,7 +24,7 @@
 // other, the end with the lower public key first), then by removing and adding the peer, which makes both forget the
 // newest handshake that they saw (a clock that was set back shuts WireGuard out otherwise).
 //
-//	down ── a full-size echo answered ──> up ── 1.5 s unanswered while packets flow ──> down
+//	down ── a full-size echo answered ──> up ── unanswered while packets flow (package pulse) ──> down
 //	down, peer reached otherwise, 15 s without handshake ──> former secret, once ──> newest secret, peer added anew ──> ...
 //
 // Left to others: who the peers are and which blocks they own, which transport carries a peer, routes and firewall

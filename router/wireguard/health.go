@@ -88,6 +88,7 @@ func (h *health) count(now time.Time, p Peer) pulse.Traffic {
 	}
 	if p.Received != h.received {
 		h.seen = now
+		h.Felt(now)
 	}
 	h.received = p.Received
 	return h.meter.Read(now, p.Received+p.Sent, h.Spent())

@@ -130,10 +130,11 @@ func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
 	t.fault = ""
 	if err != nil {
 		t.fault = err.Error()
-	} else if err := t.measure(ctx, now); err != nil {
+	} else if err := t.measure(ctx); err != nil {
 		t.fault = err.Error()
 	}
 	out := make([]router.Link, 0, len(t.tunnels))
+	now = time.Now()
 	for _, u := range t.tunnels {
 		out = append(out, t.link(u, now))
 	}
@@ -228,7 +229,7 @@ func (t *transport) sorted() []peer.ID {
 }
 
 // measure sends echoes and takes their answers.
-func (t *transport) measure(ctx context.Context, now time.Time) error {
+func (t *transport) measure(ctx context.Context) error {
 	link, exists, err := t.host.Link(ctx, t.name)
 	if err != nil || !exists {
 		return errors.Join(err, fmt.Errorf("%w: %s", ErrNoDevice, t.name))
@@ -242,7 +243,7 @@ func (t *transport) measure(ctx context.Context, now time.Time) error {
 	for _, a := range t.echo.Receive() {
 		answers[a.From] = append(answers[a.From], a)
 	}
-	own := t.directory.Self()
+	own, now := t.directory.Self(), time.Now() // after all that took time: an echo is as old as it is
 	for _, u := range t.tunnels {
 		u.health.Allow(u.MTU)
 		u.health.Rest(t.directory.Rest())

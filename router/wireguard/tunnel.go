@@ -125,7 +125,7 @@ func (t *transport) link(u *tunnel, now time.Time) router.Link {
 	if !h.handshake.IsZero() {
 		l.KeyAge = now.Sub(h.shaken)
 	}
-	l.MTU, l.Hasty = h.Limit(), h.Hasty()
+	l.MTU, l.Again = h.Limit(), h.Again()
 	if !l.Up && !l.Asleep {
 		l.Reason = t.reason(u)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"testing"
+	"time"
 
 	"weft/test/cluster"
 	"weft/test/netlab"
@@ -27,11 +28,13 @@ func TestDaemonKilledAtTheMomentOfTheChoice(t *testing.T) {
 		heard := pods[1].Capture("eth0", netlab.CaptureOptions{Keep: 1})
 		s.must(heard.WaitFor(s.within(startPatience), 2000)) // requests and replies: five seconds
 		heard.Stop()
+		began := time.Now()
 		for _, m := range ends {
 			s.must(m.Up(w.args...))
 		}
 		s.whole()
 		s.by(w.name)
+		s.took("by "+w.name+", both daemons started", began)
 		r := result()
 		s.Logf("%d of %d pings lost, longest gap %.2f s", r.Sent-r.Received, r.Sent, r.LongestGap)
 		if r.Received < r.Sent {

@@ -5,17 +5,32 @@ import (
 	"testing"
 	"time"
 
+	"weft/router/wireguard"
 	"weft/test/cluster"
 	"weft/test/netlab"
 )
+
+// death is what a router drops so that this transport dies and the sleeve does not.
+func (w way) death() (all []netlab.Drop) {
+	switch {
+	case w.port != 0:
+		return []netlab.Drop{{Proto: "udp", Port: w.port}}
+	case w.name == wireguard.UserName: // it shares the sleeve's port, not its first bytes
+		for kind := range byte(4) {
+			all = append(all, netlab.Drop{Proto: "udp", Begins: []byte{kind + 1, 0, 0, 0}})
+		}
+	}
+	return all
+}
 
 // A better transport dies under a connection and a flood of pings, and comes back. While both work nothing is lost; when the
 // one in use dies, the other takes over within about two seconds.
 func TestTransportsSwitchUnderLoad(t *testing.T) {
 	long(t)
 	each(t, func(s *story, w way) {
-		if w.port == 0 {
-			s.Skip("it has no port of its own that could be shut")
+		death := w.death()
+		if len(death) == 0 {
+			s.Skip("the sleeve is what others fall back on")
 		}
 		s.form(w.args...)
 		pods := s.pods()
@@ -25,7 +40,7 @@ func TestTransportsSwitchUnderLoad(t *testing.T) {
 
 		result := s.pinging(pods[0], pods[1], 1000)
 		tr.stall()
-		cut := s.sites.Router.Drop(netlab.Drop{Proto: "udp", Port: w.port})
+		cut := s.sites.Router.Drop(death...)
 		s.by("sleeve")
 		s.flows(tr, 1<<20)
 		r := result()
