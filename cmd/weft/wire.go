@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"os"
 	"path/filepath"
 	"runtime"
 
@@ -33,9 +32,7 @@ func (a *app) wireCommand() *cli.Command {
 			if c.Bool("beside") {
 				return a.entries.beside(socket)
 			}
-			if os.Getenv("GOMAXPROCS") == "" {
-				runtime.GOMAXPROCS(wireProcessors(runtime.GOMAXPROCS(0)))
-			}
+			runtime.GOMAXPROCS(wireProcessors(runtime.GOMAXPROCS(0)))
 			return a.entries.wire(c.Context, socket, buildVersion())
 		}),
 	}
