@@ -173,6 +173,7 @@ func (l *Lab) Close() error {
 	var err error
 	l.closing.Do(func() {
 		l.cancel()
+		l.forker.Wait() // what is being started is there to be killed then, and nothing follows it
 		l.mu.Lock()
 		captures, procs, hosts, kept := l.captures, l.procs, l.hosts, l.kept
 		l.mu.Unlock()
@@ -188,7 +189,6 @@ func (l *Lab) Close() error {
 				<-p.Done()
 			}
 		}
-		l.forker.Wait()
 		for _, h := range hosts {
 			h.release()
 		}

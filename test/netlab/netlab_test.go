@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -636,6 +637,54 @@ func startVictim(t *testing.T, how string) (*exec.Cmd, string) {
 		t.Fatalf("the victim says %q, %v", name, err)
 	}
 	return c, name
+}
+
+// A lab that is closed while processes are being started, as by an interrupt, kills those, too, and does not wait for ever.
+func TestCloseWhileProcessesStart(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: network namespaces")
+	}
+	for range 20 {
+		l, err := netlab.Open(netlab.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := l.Host("a")
+		var wg sync.WaitGroup
+		var started []*netlab.Cmd
+		begun := make(chan struct{})
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				c := h.Command("sleep", "600").Quiet()
+				if c.Start() != nil { // the lab is closed
+					return
+				}
+				started = append(started, c)
+				if i == 0 {
+					close(begun)
+				}
+			}
+		})
+		<-begun
+		closed := make(chan error, 1)
+		go func() { closed <- l.Close() }()
+		select {
+		case err := <-closed:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(netlab.Patience(20 * time.Second)):
+			t.Fatal("the lab does not close")
+		}
+		wg.Wait()
+		for _, c := range started {
+			select {
+			case <-c.Done():
+			default:
+				t.Errorf("%s lives", c)
+			}
+		}
+	}
 }
 
 func TestJanitorRemovesWhatSIGKILLLeft(t *testing.T) {
