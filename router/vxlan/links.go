@@ -36,7 +36,7 @@ func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
 	if len(t.tunnels) == 0 {
 		return nil, nil
 	}
-	fault, err := t.measure(ctx, time.Now())
+	fault, err := t.measure(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -48,14 +48,14 @@ func (t *transport) Links(ctx context.Context) ([]router.Link, error) {
 }
 
 // measure sends echoes and takes their answers; fault says why it cannot.
-func (t *transport) measure(ctx context.Context, now time.Time) (fault string, err error) {
+func (t *transport) measure(ctx context.Context) (fault string, err error) {
 	device, exists, err := t.host.Link(ctx, t.device)
 	if err != nil {
 		return "", err
 	}
 	if !exists || !device.Up {
 		for _, u := range t.tunnels {
-			u.pulse.Fall(now)
+			u.pulse.Fall(time.Now())
 		}
 		return "the device " + t.device + " is missing or down", nil
 	}
@@ -77,14 +77,14 @@ func (t *transport) measure(ctx context.Context, now time.Time) (fault string, e
 	for _, a := range t.echo.Receive() {
 		answers[a.From] = append(answers[a.From], a)
 	}
-	traffic, err := t.traffic(ctx, now, device.RxBytes+device.TxBytes)
+	traffic, err := t.traffic(ctx, time.Now(), device.RxBytes+device.TxBytes)
 	if err != nil {
 		return "", err
 	}
 	own := t.directory.Own()
 	heard := device.RxBytes != t.received && len(t.tunnels) == 1 // of several peers nobody tells whose bytes they were
 	t.received = device.RxBytes
-	now = time.Now() // the kernel was asked meanwhile, and an echo is as old as it is
+	now := time.Now() // after all that took time: an echo is as old as it is
 	for _, u := range t.tunnels {
 		if heard {
 			u.pulse.Felt(now)
