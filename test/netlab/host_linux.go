@@ -137,6 +137,7 @@ func (h *Host) create() error {
 	if h.nl, err = netlink.NewHandleAt(netns.NsHandle(h.ns.Fd()), unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
+	h.nl.RetryInterrupted() // devices come and go while they are listed
 	return nil
 }
 

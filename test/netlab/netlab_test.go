@@ -834,3 +834,22 @@ func TestFailureOfAProgram(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A power cut takes away what the kernel takes away at the same time: the devices of pods that died.
+func TestDevicesGoWhileTheyAreDeleted(t *testing.T) {
+	a := netlab.New(t).Host("a")
+	for i := range 20 {
+		x, y := fmt.Sprintf("x%d", i), fmt.Sprintf("y%d", i)
+		if _, err := a.Exec("ip", "link", "add", x, "type", "veth", "peer", "name", y); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() { a.DeleteDevices("lo") })
+	}
+	both.Wait()
+	if got := withoutSit(a.Devices()); !slices.Equal(got, []string{"lo"}) {
+		t.Fatalf("left: %v", got)
+	}
+}

@@ -3,6 +3,7 @@ package netlab
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -18,6 +19,27 @@ func (h *Host) DeleteLink(name string) {
 		err = h.nl.LinkDel(dev)
 	}
 	h.lab.must(err, "delete %s on %s", name, h.name)
+}
+
+// DeleteDevices removes every network device of the host but those named in keep and those that the kernel does not let go.
+// One that goes by itself meanwhile, as the end of a veth does whose other end dies with its namespace, is gone as well.
+func (h *Host) DeleteDevices(keep ...string) {
+	h.lab.must(func() error {
+		devices, err := h.nl.LinkList()
+		if err != nil {
+			return fmt.Errorf("list devices: %w", err)
+		}
+		for _, d := range devices {
+			if slices.Contains(keep, d.Attrs().Name) {
+				continue
+			}
+			err := h.nl.LinkDel(d)
+			if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+				return fmt.Errorf("delete %s: %w", d.Attrs().Name, err)
+			}
+		}
+		return nil
+	}(), "delete devices of %s", h.name)
 }
 
 // DeleteTables removes every nftables table of the host but the lab's own, as a flush of the ruleset does, and returns how
@@ -72,7 +94,7 @@ func (h *Host) DeleteRoutes() int {
 				if r.Type == unix.RTN_UNICAST || r.Dst == nil {
 					continue
 				}
-				if err := h.nl.RouteDel(&r); err != nil {
+				if err := h.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
 					return fmt.Errorf("delete route %v: %w", r, err)
 				}
 				n++

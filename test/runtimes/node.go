@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -216,16 +215,7 @@ func (n *Node) forget() {
 			}
 		}
 	}
-	for again := true; again; { // one that goes may take others along
-		again = false
-		for _, d := range n.host.Devices() {
-			if !slices.Contains(cables, d) {
-				n.host.DeleteLink(d)
-				again = true
-				break
-			}
-		}
-	}
+	n.host.DeleteDevices(cables...)
 	n.host.DeleteTables()
 	n.host.DeleteRoutes()
 }
