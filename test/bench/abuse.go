@@ -187,7 +187,7 @@ func (bd *bed) priceOf(ctx context.Context, f assault, wire int) (float64, error
 func weights(machines []*cluster.Machine) (sum float64, err error) {
 	for _, m := range machines {
 		for _, pid := range []int{m.Daemon.Pid(), m.Wire()} {
-			mib, err := residentMiB(pid)
+			mib, err := memoryMiB(pid, resident)
 			if err != nil {
 				return 0, err
 			}

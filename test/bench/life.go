@@ -16,16 +16,17 @@ import (
 const (
 	attaches = 50
 	joins    = 5 // the second and third member among them
-	settle   = 5 * time.Second
+	weighed  = 3 // of the joins: so many peers has each when memory is read
 )
 
-// life measures what is not traffic: how long an attach and a join take, and what an idle daemon weighs.
+// life measures what is not traffic: how long an attach and a join take, and what daemon and data plane weigh.
 func life(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error {
 	within, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	sites := netlab.ThreeSites(lab)
 	first := cluster.On(sites.A, o.programs)
-	token, err := first.Found(within)
+	// The sleeve, since its packets go through a process, whatever the kernel has.
+	token, err := first.Found(within, "--transport", "sleeve")
 	if err != nil {
 		return err
 	}
@@ -38,19 +39,21 @@ func life(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error 
 		h, _ := sites.Site(lab, string(rune('d'+n)), 4+n)
 		hosts = append(hosts, h)
 	}
-	machines := []*cluster.Machine{first}
+	machines, pods := []*cluster.Machine{first}, []*cluster.Pod{target}
 	var took []float64
 	for i, h := range hosts {
 		m := cluster.On(h, o.programs)
-		d, err := join(within, m, token, target)
+		pod, d, err := join(within, m, token, target)
 		if err != nil {
 			return fmt.Errorf("join of %s: %w", m, err)
 		}
 		took = append(took, d.Seconds())
-		if machines = append(machines, m); i != 1 {
+		machines, pods = append(machines, m), append(pods, pod)
+		if i+1 != weighed {
 			continue
 		}
-		if err := weigh(within, out, machines); err != nil {
+		bd := &bed{Lab: lab, options: o}
+		if err := bd.weigh(within, out, machines, pods); err != nil {
 			return err
 		}
 	}
@@ -61,43 +64,19 @@ func life(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error 
 }
 
 // join starts a machine and reports how long it took until a pod of its own heard one on the first machine.
-func join(ctx context.Context, m *cluster.Machine, token string, target *cluster.Pod) (time.Duration, error) {
+func join(ctx context.Context, m *cluster.Machine, token string, target *cluster.Pod) (*cluster.Pod, time.Duration, error) {
 	pod := &cluster.Pod{Host: m.Pod("1"), Machine: m}
 	start := time.Now()
-	if err := m.Up("--join", token); err != nil {
-		return 0, err
+	if err := m.Up("--join", token, "--transport", "sleeve"); err != nil {
+		return nil, 0, err
 	}
 	if err := cluster.Poll(ctx, func() error { return pod.Attach() }); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if err := pod.WaitPing(ctx, target.Addrs[0]); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	return time.Since(start), nil
-}
-
-// weigh prints what three idle daemons occupy.
-func weigh(ctx context.Context, out io.Writer, machines []*cluster.Machine) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(settle):
-	}
-	var daemon, wire float64
-	for _, m := range machines {
-		d, err := residentMiB(m.Daemon.Pid())
-		if err != nil {
-			return err
-		}
-		w, err := residentMiB(m.Wire())
-		if err != nil {
-			return err
-		}
-		daemon, wire = max(daemon, d), max(wire, w)
-	}
-	fmt.Fprintf(out, "\nresident memory, idle, %d nodes: daemon %.1f MiB (bar: 40 MB, %s), wire %.1f MiB\n",
-		len(machines), daemon, verdict(daemon*1.048576 <= 40), wire)
-	return nil
+	return pod, time.Since(start), nil
 }
 
 // attachLatency attaches pods one after the other, and prints how long each took: asked over the socket, as the container

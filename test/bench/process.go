@@ -72,14 +72,20 @@ func busyTime() (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// residentMiB is the memory that a process occupies.
-func residentMiB(pid int) (float64, error) {
+// Lines of /proc/PID/status: the memory that a process occupies, and the most that it ever has.
+const (
+	resident     = "VmRSS:"
+	residentPeak = "VmHWM:"
+)
+
+// memoryMiB reads such a line.
+func memoryMiB(pid int, of string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, fmt.Errorf("read memory: %w", err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, of); ok {
 			kib, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
 			return float64(kib) / 1024, err
 		}
