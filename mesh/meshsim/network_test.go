@@ -96,10 +96,13 @@ func (w *World) relayFor(a, b *Node) *Node {
 			}
 		}
 	}
+	// Not the same for all, also where one part of them is cut off: hence not the next one either.
 	relays := *w.relays.Load()
-	for i := range relays { // not the same for all
-		if r := relays[(i+a.Index*31+b.Index)%len(relays)]; w.carries(a, r, b) {
-			return r
+	for _, step := range []int{1 + a.Index + b.Index, 1} { // the first may pass by some
+		for i := range relays {
+			if r := relays[(a.Index*31+b.Index+i*step)%len(relays)]; w.carries(a, r, b) {
+				return r
+			}
 		}
 	}
 	return nil
