@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"weft/crypto/identity"
 	"weft/mesh/peer"
@@ -45,6 +46,7 @@ func (r *Roster) news(items [][]byte) [][]byte {
 // grow takes the good ones of items, or with strict none unless all are good. The error tells of the bad ones.
 func (r *Roster) grow(items [][]byte, strict bool) error {
 	if items = r.news(items); len(items) == 0 {
+		r.settle()
 		return nil
 	}
 	r.write.Lock()
@@ -57,15 +59,65 @@ func (r *Roster) grow(items [][]byte, strict bool) error {
 		return bad
 	}
 	err := r.archive.keep(p.add, r.sizeWith(p), func() []byte { return r.snapshotWith(p) })
-	if err == nil {
+	if err != nil {
+		bad = errors.Join(fmt.Errorf("save roster: %w", err), bad)
+		if p = r.urgent(p); strict {
+			p = plan{}
+		}
+	}
+	if len(p.add) > 0 {
+		r.owe(err != nil)
 		r.apply(p)
 	}
 	r.write.Unlock()
-	if err != nil {
-		return fmt.Errorf("save roster: %w", err)
+	if len(p.add) > 0 {
+		r.changed(p.growth(strict))
 	}
-	r.changed(p.growth(strict))
 	return bad
+}
+
+// urgent is what of a plan holds even where it cannot be saved, because the disk is full: whoever was removed must not stay
+// for that. It is saved as soon as there is room, and a start before that hears of it again. It reads only, under the write
+// lock.
+func (r *Roster) urgent(p plan) plan {
+	u := plan{drop: map[hash]struct{}{}, foreign: r.foreign}
+	for _, e := range p.add {
+		switch item := e.item.(type) {
+		case *identity.Removal:
+			u.add = append(u.add, e)
+			if old := r.removed[item.Node]; old != nil {
+				u.drop[hash(sha256.Sum256(old.Raw()))] = struct{}{}
+			}
+		case *identity.Revocation:
+			u.add = append(u.add, e)
+		}
+	}
+	return u
+}
+
+// saveAgain is the pause before what could not be saved is saved again.
+const saveAgain = 5 * time.Second
+
+// owe notes that something holds and is not saved, or that all is. It is called with the write lock held.
+func (r *Roster) owe(something bool) {
+	if something {
+		r.retry = time.Now().Add(saveAgain)
+	}
+	r.owes.Store(something)
+}
+
+// settle tries again to save what could not be saved when it came.
+func (r *Roster) settle() {
+	if !r.owes.Load() {
+		return
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	if !r.owes.Load() || time.Now().Before(r.retry) {
+		return
+	}
+	err := r.archive.keep(nil, r.sizeWith(plan{}), func() []byte { return r.snapshotWith(plan{}) })
+	r.owe(err != nil)
 }
 
 // growth is what has come to the roster.
@@ -303,7 +355,7 @@ func (r *Roster) snapshotWith(p plan) []byte {
 
 // Merge takes every good item of a snapshot or delta. The error tells of the bad ones.
 func (r *Roster) Merge(b []byte) error {
-	items, broken := splitList("roster", b)
+	items, broken := splitList(received("roster", b))
 	bad := r.grow(items, false)
 	return errors.Join(broken, bad)
 }

@@ -14,7 +14,14 @@ import (
 //	version(1)  then for each item  length(4)  item
 const listVersion = tlv.Version(0x10)
 
-var errTruncated = errors.New("ends within an item")
+var (
+	errTruncated = errors.New("ends within an item")
+	errTooMany   = fmt.Errorf("more than %d items", maxListed)
+)
+
+// maxListed is how many items of one message are looked at: more than good ones can be, and few enough for what is noted of
+// each to be no load, where sixteen megabytes may hold millions of tiny ones.
+const maxListed = 1 << 17
 
 // itemHead is what an item costs in a list beyond itself.
 const itemHead = 4
@@ -48,9 +55,25 @@ func listItems(what string, b []byte) iter.Seq2[[]byte, error] {
 	}
 }
 
+// received is listItems for a list that came from another node.
+func received(what string, b []byte) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		n := 0
+		for raw, err := range listItems(what, b) {
+			if n++; n > maxListed {
+				yield(nil, fmt.Errorf("%s: %w", what, errTooMany))
+				return
+			}
+			if !yield(raw, err) {
+				return
+			}
+		}
+	}
+}
+
 // splitList is all items of a list up to the first that cannot be read.
-func splitList(what string, b []byte) (items [][]byte, err error) {
-	for raw, err := range listItems(what, b) {
+func splitList(list iter.Seq2[[]byte, error]) (items [][]byte, err error) {
+	for raw, err := range list {
 		if err != nil {
 			return items, err
 		}

@@ -313,7 +313,7 @@ func (m *Mesh) ServeStream(ctx context.Context, from peer.ID, kind byte, conn ne
 		t := m.gossip
 		m.mu.Unlock()
 		if t != nil {
-			t.serve(ctx, conn)
+			t.serve(ctx, from, conn)
 		}
 	case StreamCall:
 		defer context.AfterFunc(ctx, func() { conn.Close() })()

@@ -321,7 +321,7 @@ func (s *syncer) took(name string, content []byte, isNew bool) bool {
 func joinLists(lists [][]byte) []byte {
 	b := []byte{byte(listVersion)}
 	for _, l := range lists {
-		if _, err := splitList("news", l); err == nil && len(l) > 0 {
+		if _, err := splitList(received("news", l)); err == nil && len(l) > 0 {
 			b = append(b, l[1:]...) // one that is broken would take the others with it
 		}
 	}

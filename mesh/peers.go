@@ -29,6 +29,15 @@ func (m *Mesh) lifeOf(id peer.ID) *life {
 	return l
 }
 
+// bury forgets the life of a member that was removed. One that rumour calls alive is forgotten when rumour calls it dead.
+func (m *Mesh) bury(id peer.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.life[id]; l != nil && !l.alive {
+		delete(m.life, id)
+	}
+}
+
 // suspected is how long a failed stream casts doubt on a member that rumour calls alive and that is not heard from.
 const suspected = 30 * time.Second
 
@@ -64,6 +73,9 @@ func (m *Mesh) heard(id peer.ID) {
 
 // unanswered notes that a stream to a member could not be opened since then. A sign of life after that outweighs it.
 func (m *Mesh) unanswered(id peer.ID, since time.Time) {
+	if !m.roster.Member(id) { // it was removed meanwhile
+		return
+	}
 	m.mu.Lock()
 	l := m.lifeOf(id)
 	before := l.state()

@@ -99,8 +99,8 @@ func (rec Record) clone() Record {
 	return rec
 }
 
-// normal brings what the caller gave into the form that travels. What is too long loses its last endpoints: the best are
-// first.
+// normal brings what the caller gave into the form that travels. What is too long loses its last endpoints, for the best
+// are first, and then what others can do without, so that what could be said at the start can be said ever after.
 func (rec Record) normal() Record {
 	rec = rec.clone()
 	rec.Endpoints = plain(rec.Endpoints, MaxEndpoints)
@@ -118,10 +118,28 @@ func (rec Record) normal() Record {
 		}
 		return c
 	}, rec.Build), maxBuild)
-	for len(rec.body())+ed25519.SignatureSize > MaxRecord && len(rec.Endpoints) > 1 {
-		rec.Endpoints = rec.Endpoints[:len(rec.Endpoints)-1]
+	for len(rec.body())+ed25519.SignatureSize > MaxRecord && shorten(&rec) {
 	}
 	return rec
+}
+
+// shorten leaves out what matters least; false: there is nothing left of that.
+func shorten(rec *Record) bool {
+	switch {
+	case len(rec.Endpoints) > 1:
+		rec.Endpoints = rec.Endpoints[:len(rec.Endpoints)-1]
+	case rec.Build != "":
+		rec.Build = ""
+	case len(rec.Reflected) > 1:
+		rec.Reflected = rec.Reflected[:len(rec.Reflected)-1]
+	case len(rec.Homes) > 0:
+		rec.Homes = rec.Homes[:len(rec.Homes)-1]
+	case len(rec.Reflected) > 0:
+		rec.Reflected = nil
+	default:
+		return false
+	}
+	return true
 }
 
 // plain brings endpoints into the form that travels.

@@ -111,7 +111,7 @@ func (r *records) setOwn(s stored) {
 func (r *records) merge(b []byte) (outbid uint64, err error) {
 	var errs []error
 	forged := 0
-	for raw, err := range listItems("records", b) {
+	for raw, err := range received("records", b) {
 		if err == nil {
 			var claimed uint64
 			claimed, err = r.take(raw)

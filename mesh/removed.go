@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -48,6 +49,7 @@ func (m *Mesh) partWithRemoved() {
 			signal(m.farewell)
 		}
 		m.records.forget(r.Node)
+		m.bury(r.Node)
 		m.log.Warn("member removed", "peer", r.Node, "reason", r.Reason.String(), "from", r.Issuer())
 	}
 }
@@ -142,5 +144,14 @@ func (m *Mesh) serveItems(_ context.Context, _ peer.ID, req []byte) ([]byte, err
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("read items: %w", err)
 	}
-	return nil, m.roster.grow(items, false)
+	if err := m.roster.grow(items, false); err != nil {
+		return nil, err
+	}
+	if m.roster.owes.Load() { // perhaps of these
+		return nil, errNotSaved
+	}
+	return nil, nil
 }
+
+// errNotSaved says that this member knows something, and would not after a crash.
+var errNotSaved = errors.New("the roster cannot be saved here now")

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"weft/crypto/identity"
 	"weft/mesh/peer"
@@ -22,7 +24,7 @@ const (
 
 // Roster is the set of signed facts about who belongs to the cluster. It only grows: a node's certificate gives way to
 // an older one of the same node and its removal to a weightier one, nothing else is ever replaced. Every item was verified against the root before it
-// entered, and was saved before anybody could see it. An item of a kind that this build does not know is kept and passed
+// entered, and was saved before anybody could see it, but for removals that come while the disk is full. An item of a kind that this build does not know is kept and passed
 // on unread; such items are limited by number, and because the ones kept are chosen by hash, two rosters that merge end
 // up alike whatever the order.
 type Roster struct {
@@ -32,7 +34,9 @@ type Roster struct {
 	memo    *Memo
 	changed func(growth) // after every change, outside the locks
 
-	write sync.Mutex // held from reading to publishing a change, also while it is saved
+	write sync.Mutex  // held from reading to publishing a change, also while it is saved
+	owes  atomic.Bool // something holds that is not saved: see urgent. Set under the write lock
+	retry time.Time   // when to save it again; under the write lock
 
 	mu      sync.RWMutex // guards all below
 	items   map[hash][]byte
@@ -74,7 +78,7 @@ func newRoster(c *identity.Cluster, store Store, saved []byte, memo *Memo) (*Ros
 			removed:      map[peer.ID]*identity.Removal{},
 		},
 	}
-	items, broken := splitList("roster", slices.Clone(saved))
+	items, broken := splitList(listItems("roster", slices.Clone(saved)))
 	plan, bad := r.plan(items)
 	r.apply(plan)
 	err := errors.Join(broken, bad)

@@ -21,6 +21,7 @@ const (
 	gossipPort   = 6783             // of every synthetic address; never dialled
 	gossipQueue  = 512              // datagrams waiting for memberlist; more are dropped and counted
 	streamQueue  = 16               // streams waiting for memberlist
+	streamsEach  = 4                // of one member: memberlist makes room for what the head of each announces, up to a million nodes
 	streamLife   = 30 * time.Second // longer than any exchange of memberlist takes
 	datagramHead = 1                // kind byte
 	checksumHead = 5                // memberlist adds it beyond its own budget
@@ -59,6 +60,7 @@ type transport struct {
 
 	mu    sync.Mutex // guards all below
 	conns map[*stream]struct{}
+	each  map[peer.ID]int // streams that are served
 	done  bool
 }
 
@@ -71,6 +73,7 @@ func newTransport(ctx context.Context, m *Mesh) *transport {
 		packets: make(chan *memberlist.Packet, gossipQueue),
 		streams: make(chan net.Conn, streamQueue),
 		conns:   map[*stream]struct{}{},
+		each:    map[peer.ID]int{},
 	}
 }
 
@@ -149,8 +152,31 @@ func (t *transport) ingest(from peer.ID, b []byte) {
 	}
 }
 
+// enter takes a place for a stream that a member opened, until leave is called; nil: it has enough.
+func (t *transport) enter(from peer.ID) (leave func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.each[from] >= streamsEach {
+		return nil
+	}
+	t.each[from]++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.each[from]--; t.each[from] == 0 {
+			delete(t.each, from)
+		}
+	}
+}
+
 // serve hands an accepted stream to memberlist and waits until it is closed.
-func (t *transport) serve(ctx context.Context, conn net.Conn) {
+func (t *transport) serve(ctx context.Context, from peer.ID, conn net.Conn) {
+	leave := t.enter(from)
+	if leave == nil {
+		t.mesh.count.dropped.Add(1)
+		return
+	}
+	defer leave()
 	s := t.track(conn)
 	if s == nil {
 		return

@@ -34,7 +34,7 @@ var directions = []direction{
 	{"mesh/peer", nil, "the shared vocabulary lies below everything"},
 	{"mesh/circuit", []string{"mesh/peer", "mesh/lobby", "crypto/..."}, "a circuit is a stream between two members; who is a member, others say"},
 	{"mesh/lobby", nil, "it counts callers, whatever they call for"},
-	{"mesh/join", []string{"mesh/peer", "mesh/circuit", "crypto/..."}, "joining ends where membership begins"},
+	{"mesh/join", []string{"mesh/peer", "mesh/circuit", "mesh/lobby", "crypto/..."}, "joining ends where membership begins"},
 	{"mesh/meshsim", []string{"mesh", "mesh/circuit", "mesh/sparse", "mesh/peer", "crypto/identity"}, "it plays the mesh, and makes all else itself"},
 	{"mesh/sparse", []string{"mesh/peer"}, "who is worth a session is a pure machine"},
 	{"mesh/meshtest", []string{"mesh/peer"}, "the network of the tests must not know what runs on it"},

@@ -29,7 +29,7 @@ const (
 	MaxHandshakesRelay  = 32   // of as many that relays bring, by one relay
 	MaxCircuits         = 4096 // served at once
 	MaxCircuitsPeer     = 64   // of them, from one peer
-	MaxJoins            = 64   // machines in the join protocol at once
+	MaxJoins            = 64   // joins worked on at once
 
 	MaxSplices     = 256 // streams carried for others at once
 	MaxSplicesPeer = 16  // of them, for one peer that asked

@@ -341,7 +341,7 @@ func TestJoinersSeeTheRootAndNeedNoCertificate(t *testing.T) {
 		bob := c.member("bob")
 		serve(t, u.node(t, c.root.Public(), bob, nil), u.listen(at(2)), Handlers{
 			Circuit: func(context.Context, *Conn) { t.Error("a joiner got a circuit") },
-			Join: func(_ context.Context, conn *tls.Conn, _ netip.AddrPort) {
+			Join: func(_ context.Context, conn *tls.Conn, _ netip.AddrPort, _ func() bool) {
 				if len(conn.ConnectionState().PeerCertificates) != 0 {
 					t.Error("a joiner showed a certificate")
 				}

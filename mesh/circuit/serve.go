@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"weft/crypto/identity"
+	"weft/mesh/lobby"
 	"weft/mesh/peer"
 )
 
@@ -32,8 +33,10 @@ func Listener(ln net.Listener) Accept {
 // Handlers get what came in. A connection is closed when its handler returns; ctx ends with Serve.
 type Handlers struct {
 	Circuit func(ctx context.Context, conn *Conn)
-	// Join gets machines that are no members yet; from is where they came from. Nil refuses them.
-	Join func(ctx context.Context, conn *tls.Conn, from netip.AddrPort)
+	// Join gets machines that are no members yet; from is where they came from. Until it has called known, which tells
+	// whether there is room for one more, it counts with those whose handshake is under way, and may be closed to make room
+	// for another. Nil refuses them.
+	Join func(ctx context.Context, conn *tls.Conn, from netip.AddrPort, known func() bool)
 }
 
 // Serve takes connections until ctx ends or accept fails for good (net.ErrClosed), and returns when all handlers have.
@@ -62,7 +65,7 @@ func (c *Circuits) Serve(ctx context.Context, accept Accept, h Handlers) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept connection: %w", err)
 		case err != nil:
-			c.cfg.Log.Warn("accept connection", "err", err)
+			s.lines.Logger(c.cfg.Log, time.Now()).Warn("accept connection", "err", err)
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
@@ -85,6 +88,8 @@ type server struct {
 	ctx  context.Context // of Serve
 	gate gate
 	wg   sync.WaitGroup
+
+	lines lobby.Lines
 
 	answering map[Nonce]peer.ID // calls, and who rang; guarded by the lock of c
 }
@@ -113,20 +118,26 @@ func (s *server) serve(ctx context.Context, raw net.Conn, from origin, leave fun
 		return
 	}
 	if t.ConnectionState().NegotiatedProtocol == ALPNJoin {
-		leave()
-		if !s.gate.enterJoin() {
-			return
-		}
-		defer s.gate.leaveJoin()
 		raw.SetDeadline(time.Time{})
-		s.h.Join(ctx, t, from.at)
+		joins := false
+		defer func() {
+			if joins {
+				s.gate.leaveJoin()
+			}
+		}()
+		s.h.Join(ctx, t, from.at, sync.OnceValue(func() bool {
+			if joins = s.gate.enterJoin(); joins {
+				leave()
+			}
+			return joins
+		}))
 		t.Close()
 		return
 	}
 	conn, err := s.admit(t, cert)
 	leave()
 	if err != nil {
-		s.c.cfg.Log.Info("refuse circuit", "endpoint", from.at, "err", err)
+		s.lines.Logger(s.c.cfg.Log, time.Now()).Info("refuse circuit", "endpoint", from.at, "err", err)
 		return
 	}
 	defer s.gate.leavePeer(conn.Peer)

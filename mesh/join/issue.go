@@ -146,10 +146,14 @@ func (s *Sponsor) decide(ctx context.Context, by identity.Issuer, a *identity.Ap
 	if e := s.judge(a, inv); e != nil {
 		return nil, e
 	}
-	began := time.Now()
+	began, clock := time.Now(), s.cfg.Now().Round(0)
 	q := ask{forward: forward{a, inv}, delegation: by.Delegation}
 	rand.Read(q.attempt[:])
 	t := newTally(s.cfg.Roster.Voters(), a.ID(), inv.Ephemeral)
+	s.ledger.mu.Lock()
+	t.joinSeq = s.nextSeq()
+	s.ledger.mu.Unlock()
+	t.most = t.joinSeq + maxLeap
 	already := s.collect(ctx, t, &q)
 	if already != nil {
 		return already, nil
@@ -158,7 +162,8 @@ func (s *Sponsor) decide(ctx context.Context, by identity.Issuer, a *identity.Ap
 	if e == nil && !t.decided() {
 		e = s.undecided(t)
 	}
-	if e == nil && time.Since(began) > issueTimeout {
+	// The monotonic clock stands still while a machine sleeps, and the promises expire all the same.
+	if took := max(time.Since(began), s.cfg.Now().Round(0).Sub(clock)); e == nil && took > issueTimeout {
 		e = errBusy("this took too long")
 	}
 	if e != nil {

@@ -53,7 +53,9 @@ type ledger struct {
 	promises map[peer.ID]promise
 }
 
-func openLedger(store Store) (*ledger, error) {
+// openLedger takes over what was promised before a restart. What was promised later than now was so by a clock that has been
+// set right since: it would not expire for as long as that was ahead.
+func openLedger(store Store, now time.Time) (*ledger, error) {
 	b, err := store.Load(storeName)
 	if err != nil {
 		return nil, fmt.Errorf("load join promises: %w", err)
@@ -61,6 +63,12 @@ func openLedger(store Store) (*ledger, error) {
 	promises, err := parsePromises(b)
 	if err != nil {
 		return nil, err
+	}
+	for id, p := range promises {
+		if p.made.After(now) {
+			p.made = now
+			promises[id] = p
+		}
 	}
 	return &ledger{store: store, promises: promises}, nil
 }

@@ -18,6 +18,7 @@ type tally struct {
 	joining map[peer.ID]peer.Voter // the joiner-to-be among them, if it will vote
 	yes     peer.Set
 	joinSeq uint64 // highest of the answers
+	most    uint64 // that is believed of one
 	refused map[peer.ID]*Error
 	failed  map[peer.ID]error
 }
@@ -27,6 +28,7 @@ func newTally(voters []peer.Voter, joiner peer.ID, ephemeral bool) *tally {
 		voters:  map[peer.ID]peer.Voter{},
 		joining: map[peer.ID]peer.Voter{},
 		yes:     peer.SetOf(joiner),
+		most:    maxSeq,
 		refused: map[peer.ID]*Error{},
 		failed:  map[peer.ID]error{},
 	}
@@ -55,7 +57,9 @@ func (t *tally) learn(c *identity.Certificate) bool {
 // add counts a yes.
 func (t *tally) add(from peer.ID, a *promised) {
 	t.yes.Add(from)
-	t.joinSeq = max(t.joinSeq, a.joinSeq)
+	if a.joinSeq <= t.most {
+		t.joinSeq = max(t.joinSeq, a.joinSeq)
+	}
 	for _, v := range a.joining {
 		if _, known := t.voters[v.ID]; !known && !t.yes.Has(v.ID) {
 			t.joining[v.ID] = v

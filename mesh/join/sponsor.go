@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"weft/crypto/identity"
+	"weft/mesh/lobby"
 	"weft/mesh/peer"
 )
 
@@ -86,6 +87,8 @@ type Sponsor struct {
 
 	mu   sync.Mutex
 	busy map[peer.ID]chan struct{} // nodes whose application is worked on; closed at its end
+
+	lines lobby.Lines // about joiners, who may be anybody
 }
 
 // NewSponsor checks cfg and loads the promises made before a restart.
@@ -117,7 +120,7 @@ func NewSponsor(cfg SponsorConfig) (*Sponsor, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	l, err := openLedger(cfg.Store)
+	l, err := openLedger(cfg.Store, cfg.Now())
 	if err != nil {
 		return nil, fmt.Errorf("make sponsor: %w", err)
 	}
@@ -142,16 +145,20 @@ func (s *Sponsor) Handlers() map[string]func(ctx context.Context, from peer.ID, 
 	}
 }
 
-// Serve speaks with one joiner; it fits circuit.Handlers.
-func (s *Sponsor) Serve(ctx context.Context, conn *tls.Conn, from netip.AddrPort) {
+// Serve speaks with one joiner; it fits circuit.Handlers, where known is explained.
+func (s *Sponsor) Serve(ctx context.Context, conn *tls.Conn, from netip.AddrPort, known func() bool) {
 	ctx, cancel := context.WithTimeout(ctx, serveTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.NetConn().Close() })()
 
 	q, err := s.readRequest(conn)
 	if err != nil {
-		s.cfg.Log.Info("refuse join request", "endpoint", from, "err", err)
+		s.lines.Logger(s.cfg.Log, time.Now()).Info("refuse join request", "endpoint", from, "err", err)
 		_ = writeFrame(conn, frameRefusal, errInvalid(err).append(nil))
+		return
+	}
+	if !known() {
+		_ = writeFrame(conn, frameRefusal, errBusy(s.name(s.self)+" has no room for one more").append(nil))
 		return
 	}
 	log := s.cfg.Log.With("peer", q.application.ID(), "name", q.application.Name, "endpoint", from)
@@ -159,10 +166,10 @@ func (s *Sponsor) Serve(ctx context.Context, conn *tls.Conn, from netip.AddrPort
 	if err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
-			log.Warn("admit node", "err", err)
+			s.lines.Logger(log, time.Now()).Warn("admit node", "err", err)
 			e = errFailed(s.name(s.self))
 		}
-		log.Info("refuse node", "code", e.Code, "err", e)
+		s.lines.Logger(log, time.Now()).Info("refuse node", "code", e.Code, "err", e)
 		e.evidence = nil
 		_ = writeFrame(conn, frameRefusal, e.append(nil))
 		return

@@ -142,14 +142,26 @@ func (s *Sponsor) usable(node peer.ID, inv *identity.Invitation) *Error {
 	return nil
 }
 
+// Join sequences count voters. They would end at the largest number if whoever lies could make them leap, and with them all
+// joins for ever.
+const (
+	maxSeq  = 1 << 62 // what is beyond counts for nothing
+	maxLeap = 1 << 20 // by how much a voter may know more of them than the issuer that asks it
+)
+
 // nextSeq is above all join sequences that this member knows or has promised. It is called with the ledger's lock held.
 func (s *Sponsor) nextSeq() uint64 {
 	var highest uint64
+	count := func(seq uint64) {
+		if seq <= maxSeq {
+			highest = max(highest, seq)
+		}
+	}
 	for _, v := range s.cfg.Roster.Voters() {
-		highest = max(highest, v.JoinSeq)
+		count(v.JoinSeq)
 	}
 	for _, p := range s.ledger.promises {
-		highest = max(highest, p.joinSeq)
+		count(p.joinSeq)
 	}
 	return highest + 1
 }

@@ -1,7 +1,7 @@
 // Package lobby bounds the callers that have not said yet who they are: so many in all, so many from one place, and when
 // there is no room, whoever has waited longest leaves, unless all have only just come. An honest caller is through in the
 // time of a few round trips; one who only takes up room, from however many places, makes room for it. What a place is, and
-// how a caller is sent away, is the user's.
+// how a caller is sent away, is the user's. It also bounds what is logged about callers.
 package lobby
 
 import (

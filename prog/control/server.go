@@ -59,7 +59,7 @@ func Listen(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o755); err != nil {
+	if err := makeFolder(filepath.Dir(cfg.Path)); err != nil {
 		return nil, socketError(cfg.Path, err)
 	}
 	s := &Server{cfg: cfg, gid: groupID(cfg.Group)}
@@ -67,6 +67,18 @@ func Listen(cfg Config) (*Server, error) {
 		return nil, errors.Join(err, s.unlock())
 	}
 	return s, nil
+}
+
+// makeFolder makes the folder of a socket, through which the group has to come, whatever the umask. One that is there is
+// left as it is.
+func makeFolder(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o755)
 }
 
 func (s *Server) listen() error {

@@ -139,6 +139,9 @@ func (n *node) check(ctx context.Context, r control.CheckRequest) error {
 			Cause: err.Error(), Hint: "Make the container anew",
 		}
 	}
+	if !r.Lent && !sameNetns(r.Netns, c.NetNS) {
+		return broken(fmt.Errorf("%q is not the namespace that it was attached in, %s", r.Netns, c.NetNS))
+	}
 	have := addresses(c)
 	if n.host.IPv6() != nil {
 		have = slices.DeleteFunc(have, netip.Addr.Is6)
@@ -151,7 +154,7 @@ func (n *node) check(ctx context.Context, r control.CheckRequest) error {
 	if r.Lent {
 		return nil
 	}
-	v := host.Veth{ID: c.Container + "/" + c.IfName, NetNS: r.Netns, IfName: c.IfName}
+	v := host.Veth{ID: c.Container + "/" + c.IfName, NetNS: c.NetNS, IfName: c.IfName}
 	for _, a := range have {
 		if a.Is4() {
 			v.V4 = a
@@ -163,6 +166,14 @@ func (n *node) check(ctx context.Context, r control.CheckRequest) error {
 		return broken(err)
 	}
 	return nil
+}
+
+// sameNetns reports whether two paths name one namespace, without opening either: who may look need not be root, and could
+// name a pipe.
+func sameNetns(a, b string) bool {
+	at, err1 := namespaceID(a)
+	to, err2 := namespaceID(b)
+	return err1 == nil && err2 == nil && at == to
 }
 
 // Lend gives addresses for an interface that somebody else makes.

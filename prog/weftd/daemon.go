@@ -186,6 +186,14 @@ func (d *daemon) begin(m *membership, key identity.Key) error {
 	return nil
 }
 
+// resume begins the node of a membership that is on disk, where that has failed before.
+func (d *daemon) resume(m *membership, key identity.Key) error {
+	if n, _ := d.current(); n != nil || d.stop == nil {
+		return nil
+	}
+	return d.begin(m, key)
+}
+
 // runNode waits for a node and runs it.
 func (d *daemon) runNode(ctx context.Context) error {
 	select {

@@ -68,12 +68,12 @@ func (d *daemon) foundNow(ctx context.Context) error {
 func (d *daemon) makeCluster(ctx context.Context, r control.InitRequest) (control.InitReply, error) {
 	d.entering.Lock()
 	defer d.entering.Unlock()
-	m, _, err := loadMembership(d.state)
+	m, former, err := loadMembership(d.state)
 	if err != nil {
 		return control.InitReply{}, err
 	}
 	if m != nil {
-		return initReply(m, "", nil, true), nil
+		return initReply(m, "", nil, true), d.resume(m, former)
 	}
 	spec, notes, err := d.plan(ctx, r)
 	if err != nil {

@@ -62,12 +62,12 @@ func (d *daemon) joinCluster(ctx context.Context, r control.JoinRequest) (contro
 	}
 	d.entering.Lock()
 	defer d.entering.Unlock()
-	m, _, err := loadMembership(d.state)
+	m, former, err := loadMembership(d.state)
 	if err != nil {
 		return control.JoinReply{}, err
 	}
 	if m != nil {
-		return joinReply(m, "", true), nil
+		return joinReply(m, "", true), d.resume(m, former)
 	}
 	advertise, err := parseAdvertised(r.Advertise)
 	if err != nil {

@@ -68,13 +68,15 @@ func (d *daemon) awaitSignal(ctx, outside context.Context) error {
 }
 
 // Leave hands back the node's space, tells the others and forgets the membership. What others do not answer in time is
-// noted and holds up nothing: they find out by themselves.
+// noted and holds up nothing: they find out by themselves. Once begun it goes on whether or not somebody waits for the
+// answer: the membership would be forgotten here, and the others not told.
 func (d *daemon) Leave(ctx context.Context, r control.LeaveRequest) (control.LeaveReply, error) {
 	reply := control.LeaveReply{Version: control.Version, State: d.cfg.State}
 	n, err := d.current()
 	if err != nil && !r.Purge {
 		return reply, err
 	}
+	ctx = context.WithoutCancel(ctx) // each step has a time of its own
 	keep, stays := "", false
 	if n != nil {
 		if claims := n.ring.Claims(); len(claims) > 0 {

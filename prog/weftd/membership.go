@@ -187,8 +187,9 @@ func loadMembership(s *stateDir) (*membership, identity.Key, error) {
 	if err := m.certificate.Verify(m.cluster.Root); err != nil {
 		return nil, identity.Key{}, err
 	}
-	if _, err := os.Stat(s.file(fileDB)); err != nil {
-		// A node that forgot what it gave and lent would do so again: without its book it is another node.
+	if st, err := os.Stat(s.file(fileDB)); err != nil || st.Size() == 0 {
+		// A node that forgot what it gave and lent would do so again: without its book it is another node. An empty file is
+		// what a file system may make of it after a crash, and would be taken for a new book.
 		return nil, identity.Key{}, fmt.Errorf("%s is gone, the book of this node's addresses: move %s away and join as a "+
 			"new node", s.file(fileDB), s.path)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -47,6 +48,7 @@ type node struct {
 	circuits *circuit.Circuits
 	mesh     *mesh.Mesh
 	ring     *ipam.Allocator
+	book     io.Closer // of the ring, which closes it when it has run
 	router   *router.Router
 	pairs    *pairs
 	sponsor  *join.Sponsor
@@ -81,8 +83,11 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 	n.retired, n.retire = context.WithCancel(context.Background())
 	n.ended = make(chan struct{})
 	var err error
-	if n.root, err = state.key(fileRoot); err != nil && !errors.Is(err, errNoState) {
-		return nil, err
+	if n.root, err = state.rootOf(m.cluster); err != nil {
+		if foreign := (*foreignRootError)(nil); !errors.As(err, &foreign) {
+			return nil, err
+		}
+		n.log.Warn("root key not used", "err", err)
 	}
 	if n.noise, err = state.noiseKey(); err != nil {
 		return nil, err
@@ -92,6 +97,9 @@ func newNode(cfg Config, state *stateDir, h *host.Host, m *membership, key ident
 	}
 	for _, build := range []func() error{n.buildLink, n.findTransports, n.buildMesh, n.buildRing, n.buildRouter, n.buildClients, n.buildSegments, n.buildSponsor} {
 		if err := build(); err != nil {
+			if n.book != nil { // it will be opened again
+				err = errors.Join(err, n.book.Close())
+			}
 			return nil, err
 		}
 	}
@@ -203,6 +211,7 @@ func (n *node) buildRing() error {
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	n.book = store
 	n.pairs.introduce, n.pairs.startOf = n.ring.Introduce, n.ring.Incarnation
 	n.mesh.Replicate(replicaRing, n.ring)
 	for _, method := range ipam.Methods() {
@@ -280,11 +289,11 @@ func (n *node) publicKey(id peer.ID) (ed25519.PublicKey, bool) {
 }
 
 // serveJoin gives a machine that wants to join to the sponsor. That it got here tells that this node can be dialled.
-func (n *node) serveJoin(ctx context.Context, conn *tls.Conn, from netip.AddrPort) {
+func (n *node) serveJoin(ctx context.Context, conn *tls.Conn, from netip.AddrPort, known func() bool) {
 	if n.reach.cameIn(time.Now()) {
 		n.nudge()
 	}
-	n.sponsor.Serve(ctx, conn, from)
+	n.sponsor.Serve(ctx, conn, from, known)
 }
 
 // endpointsOf lists where a member may be dialled: by its own word, and where the wire hears it.

@@ -258,6 +258,26 @@ func (s *stateDir) key(name string) (identity.Key, error) {
 	return identity.ParseKey(k.Seed())
 }
 
+// foreignRootError says that the root key in the folder is of another cluster: an attempt to make one has left it, or
+// somebody has put it there.
+type foreignRootError struct{ path string }
+
+func (e *foreignRootError) Error() string {
+	return e.path + " is the root key of another cluster"
+}
+
+// rootOf reads the root key of a cluster; the zero Key when it is not held here.
+func (s *stateDir) rootOf(c *identity.Cluster) (identity.Key, error) {
+	root, err := s.key(fileRoot)
+	switch {
+	case errors.Is(err, errNoState):
+		return identity.Key{}, nil
+	case err == nil && !root.Public().Equal(c.Root):
+		return identity.Key{}, &foreignRootError{s.file(fileRoot)}
+	}
+	return root, err
+}
+
 // keyOrNew reads an Ed25519 key, or makes and stores one.
 func (s *stateDir) keyOrNew(name string) (identity.Key, error) {
 	k, err := s.key(name)

@@ -279,8 +279,14 @@ func (n *node) find(word string) (peer.Info, error) {
 	return pick(append(n.mesh.Peers(), self), word)
 }
 
-// pick is find among these. A name wins over the beginning of an ID: names are what people choose.
+// pick is find among these. A name wins over the beginning of an ID, for names are what people choose; but not over the whole
+// of one, or a member could take what is meant for another upon itself.
 func pick(members []peer.Info, word string) (peer.Info, error) {
+	if id, err := peer.Parse(word); err == nil {
+		if i := slices.IndexFunc(members, func(m peer.Info) bool { return m.ID == id }); i >= 0 {
+			return members[i], nil
+		}
+	}
 	var byName, byID []peer.Info
 	for _, info := range members {
 		if info.Name == word {

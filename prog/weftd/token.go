@@ -3,6 +3,7 @@ package weftd
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,6 +38,12 @@ func invite(issuer identity.Issuer, c *identity.Cluster, seeds []token.Seed, r c
 	}
 	if r.Uses < 0 {
 		return "", nil, &control.Error{Code: control.Usage, Message: "uses: want a positive number, or 0 for no limit"}
+	}
+	if int64(r.Uses) > math.MaxUint32 { // it would wrap, perhaps to no limit
+		return "", nil, &control.Error{
+			Code: control.Usage, Message: "uses: want a positive number, or 0 for no limit",
+			Cause: fmt.Sprintf("got %d, at most %d", r.Uses, uint32(math.MaxUint32)),
+		}
 	}
 	if len(seeds) == 0 {
 		return "", nil, errNoAddress
