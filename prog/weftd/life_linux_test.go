@@ -209,12 +209,27 @@ func TestNamespaceNames(t *testing.T) {
 	detach(path, two)
 	detach(p.Path(), one)
 
-	if _, err := m.Attach(t.Context(), control.AttachRequest{Netns: fmt.Sprintf("/proc/%d/ns/net", m.daemon.Pid())}); control.Explain(err).Code != control.Conflict {
+	if _, err := m.Attach(t.Context(), control.AttachRequest{Netns: m.Path()}); control.Explain(err).Code != control.Conflict {
 		t.Errorf("the machine itself: %v", err)
 	}
 	if _, err := m.Attach(t.Context(), control.AttachRequest{Netns: "/run/netns/none-such"}); err == nil || err.Error() !=
 		"there is no namespace /run/netns/none-such (no such file or directory). Try: ip netns list" {
 		t.Errorf("no namespace: %v", err)
+	}
+}
+
+// TestAttachWhileAThreadIsInThePod: the daemon's threads go into pods and come back. Whichever is there just then, also the
+// first, by which the kernel names a process's namespace, the pod is a pod and the machine itself is none.
+func TestAttachWhileAThreadIsInThePod(t *testing.T) {
+	m := machines(t, 1)[0]
+	p := m.Pod("web")
+	m.start(m.command("init=true").Env("STRAY=" + p.Path()))
+	m.ready(1)
+	if _, err := m.Attach(t.Context(), control.AttachRequest{Netns: p.Path()}); err != nil {
+		t.Errorf("the pod: %v", err)
+	}
+	if _, err := m.Attach(t.Context(), control.AttachRequest{Netns: m.Path()}); control.Explain(err).Code != control.Conflict {
+		t.Errorf("the machine itself: %v", err)
 	}
 }
 
@@ -225,19 +240,15 @@ func TestTwo(t *testing.T) {
 	token := a.found()
 	b.up("join=" + token)
 	a.ready(2)
-	s := b.ready(2)
-	if len(s.Warnings) != 0 || s.Cluster.Members != 2 {
-		t.Errorf("two of two: %+v %v", s.Cluster, s.Warnings)
-	}
+	b.ready(2)
+	b.wait("is one of two, with nothing to warn of", func(s control.Status) bool { return len(s.Warnings) == 0 && s.Cluster.Members == 2 })
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
 	for _, m := range ms {
-		list := must(m.TokenList(t.Context()))(t)
-		if len(list.Tokens) != 1 || list.Tokens[0].Used != 1 {
-			t.Errorf("%s: tokens %+v", m.Name(), list.Tokens)
-		}
-		issuers := must(m.IssuerList(t.Context()))(t)
-		if len(issuers.Issuers) != 2 {
-			t.Errorf("%s: issuers %+v", m.Name(), issuers.Issuers)
-		}
+		m.until(ctx, "knows of one token, used once, and of two issuers", func() bool {
+			list := must(m.TokenList(ctx))(t)
+			return len(list.Tokens) == 1 && list.Tokens[0].Used == 1 && len(must(m.IssuerList(ctx))(t).Issuers) == 2
+		})
 	}
 	ping := func(when string) {
 		t.Helper()
@@ -252,8 +263,6 @@ func TestTwo(t *testing.T) {
 			t.Errorf("%s: %d replies, %v", when, n, err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	reaches := func() bool {
 		lost := false
 		err := a.Client.Ping(ctx, control.PingRequest{Peer: "n2", Count: 1}, func(r control.PingReply) error { lost = r.Lost != ""; return nil })

@@ -24,7 +24,8 @@ type machine struct {
 	daemon *netlab.Cmd
 }
 
-const patience = 20 * time.Second
+// patience is for what takes a moment on a machine that has nothing else to do.
+var patience = netlab.Patience(time.Minute)
 
 // machines makes hosts n1, n2, ... on one wire.
 func machines(t *testing.T, n int) []*machine {

@@ -40,7 +40,8 @@ func (n *node) attach(ctx context.Context, r control.AttachRequest) (control.Att
 			Code: control.NotFound, Message: "there is no namespace " + r.Netns, Cause: rootCause(err), Hint: "Try: ip netns list",
 		}
 	}
-	if own, err := namespaceID("/proc/self/ns/net"); err == nil && own == id {
+	// This thread's, which is at home: /proc/self is the first thread's, and that may be in a pod just now.
+	if own, err := namespaceID("/proc/thread-self/ns/net"); err == nil && own == id {
 		return control.AttachReply{}, &control.Error{
 			Code: control.Conflict, Message: r.Netns + " is this machine's own network, not that of a pod",
 			Hint: "The machine has its own pod address already. Try: weft status",
