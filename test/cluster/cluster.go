@@ -26,7 +26,7 @@ const (
 	pollFirst    = 30 * time.Millisecond // between two looks, a tenth of the time waited so far, and at most
 	pollLast     = 250 * time.Millisecond
 	startTimeout = 2 * time.Minute // for a daemon to come up, and for a cluster to be complete
-	stopTimeout  = 15 * time.Second
+	stopTimeout  = time.Minute
 )
 
 // Programs are the built programs, by path.
@@ -116,22 +116,22 @@ func (m *Machine) Wire() int {
 
 // KillWire ends the data plane as a crash would, also one that is only about to start, and waits until it is gone.
 func (m *Machine) KillWire(ctx context.Context) error {
-	pid := 0
-	if err := Poll(ctx, func() error {
-		if pid = m.Wire(); pid == 0 {
+	// A process that ends lets go of its command line before its sockets; its pidfd is readable after both.
+	fd := -1
+	if err := Poll(ctx, func() (err error) {
+		pid := m.Wire()
+		if pid == 0 {
 			return fmt.Errorf("no wire runs on %s", m)
+		}
+		if fd, err = unix.PidfdOpen(pid, 0); err != nil { // it has just ended: is there another?
+			return fmt.Errorf("kill wire of %s: %w", m, err)
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	// A process that ends lets go of its command line before its sockets; its pidfd is readable after both.
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return fmt.Errorf("kill wire of %s: %w", m, err)
-	}
 	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill wire of %s: %w", m, err)
 	}
 	return Poll(ctx, func() error {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"weft/test/netlab"
 )
 
 // metricsAddress is where a daemon serves metrics and health unless it was told otherwise.
@@ -17,7 +19,7 @@ const metricsAddress = "127.0.0.1:6782"
 
 // Get asks the daemon's metrics listener for a page.
 func (m *Machine) Get(ctx context.Context, path string) (status int, body string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, netlab.Patience(time.Minute))
 	defer cancel()
 	transport := &http.Transport{
 		DisableKeepAlives: true,

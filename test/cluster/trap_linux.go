@@ -12,9 +12,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"weft/test/netlab"
 )
 
 // Trap kills a daemon at a point of its work that is exactly known: before the n-th of the system calls by which it makes
@@ -120,6 +123,9 @@ func (m *Machine) Trap(n int, kinds []int32, args ...string) (*Trap, error) {
 	m.Daemon = m.Command(self, append([]string{m.Weft}, m.upArgs(args)...)...).Env(trapEnv + "=" + path)
 	if err := m.Daemon.Start(); err != nil {
 		return nil, err
+	}
+	if err := ln.SetDeadline(time.Now().Add(netlab.Patience(startTimeout))); err != nil {
+		return nil, fmt.Errorf("trap on %s: %w", m, err)
 	}
 	conn, err := ln.AcceptUnix()
 	if err != nil {

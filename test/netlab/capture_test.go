@@ -146,8 +146,11 @@ func TestCaptureSeesBothDirectionsAndForgetsTheOldest(t *testing.T) {
 	s := netlab.ThreeSites(lab)
 	c := s.LinkB.Capture(netlab.CaptureOptions{Match: netlab.UDP(9), Keep: 3})
 	first := s.LinkB.Capture(netlab.CaptureOptions{Match: netlab.UDP(9), Keep: 3, First: true})
-	for i := range 5 {
+	for i := range 5 { // one after the other: two processors may overtake each other
 		if err := s.A.SendUDP(s.A.AddrPort4(9), s.B.AddrPort4(9), []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitFor(within(t), uint64(i+1)); err != nil {
 			t.Fatal(err)
 		}
 	}

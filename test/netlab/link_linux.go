@@ -58,25 +58,57 @@ func (k *Link) create() error {
 			return err
 		}
 	}
-	return k.waitUp()
+	return k.wait(Port.ready)
 }
 
-// waitUp waits until the kernel has noticed the carrier at both ends, which it does a little later on its own: what is sent
-// before is lost without a word.
-func (k *Link) waitUp() error {
-	const patience, pause = 5 * time.Second, time.Millisecond
+// upPatience bounds the wait for what the kernel does on threads of its own.
+const upPatience = 30 * time.Second
+
+// wait waits until both ends are as a check wants them.
+func (k *Link) wait(check func(Port) error) error {
+	const pause = time.Millisecond
 	for _, p := range k.ports() {
-		for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
-			dev, err := p.Host.nl.LinkByName(p.Name)
-			if err != nil {
-				return fmt.Errorf("find %s on %s: %w", p.Name, p.Host.name, err)
-			}
-			if dev.Attrs().OperState == netlink.OperUp {
+		for deadline := time.Now().Add(Patience(upPatience)); ; time.Sleep(pause) {
+			err := check(p)
+			if err == nil {
 				break
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("%s on %s has no carrier after %v", p.Name, p.Host.name, patience)
+				return fmt.Errorf("after %v: %w", Patience(upPatience), err)
 			}
+		}
+	}
+	return nil
+}
+
+// carrier checks that the kernel has noticed the cable, which it does a little later on its own: what is sent before is lost
+// without a word.
+func (p Port) carrier() error {
+	dev, err := p.Host.nl.LinkByName(p.Name)
+	if err != nil {
+		return fmt.Errorf("find %s on %s: %w", p.Name, p.Host.name, err)
+	}
+	if dev.Attrs().OperState != netlink.OperUp {
+		return fmt.Errorf("%s on %s has no carrier", p.Name, p.Host.name)
+	}
+	return nil
+}
+
+// ready checks the carrier, and that what comes to the IPv6 addresses is let in: the kernel does that later as well.
+func (p Port) ready() error {
+	if err := p.carrier(); err != nil {
+		return err
+	}
+	for _, a := range p.Addrs {
+		if !a.Addr().Is6() {
+			continue
+		}
+		routes, err := p.Host.nl.RouteGet(a.Addr().AsSlice())
+		if err != nil {
+			return fmt.Errorf("find the way to %v on %s: %w", a.Addr(), p.Host.name, err)
+		}
+		if len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
+			return fmt.Errorf("%v is not let in on %s: %v", a.Addr(), p.Host.name, routes)
 		}
 	}
 	return nil
@@ -134,7 +166,7 @@ func (k *Link) Up() {
 				return err
 			}
 		}
-		return k.waitUp()
+		return k.wait(Port.carrier)
 	}), "set %v up", k)
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -29,8 +29,9 @@ func ask(t *testing.T, inside net.PacketConn, server net.PacketConn) netip.AddrP
 }
 
 // letIn lists which of the datagrams that these sockets send to a mapping come through. One last word from a socket that the
-// inside talked to marks the end, so nothing waits for what will not come.
-func letIn(t *testing.T, inside net.PacketConn, mapping netip.AddrPort, last net.PacketConn, from map[string]net.PacketConn) (in []string) {
+// inside talked to marks the end, so nothing waits for what will not come; it may overtake those of others, so that many as
+// should come are waited for.
+func letIn(t *testing.T, inside net.PacketConn, mapping netip.AddrPort, last net.PacketConn, from map[string]net.PacketConn, want int) (in []string) {
 	t.Helper()
 	for name, c := range from {
 		if _, err := c.WriteTo([]byte(name), net.UDPAddrFromAddrPort(mapping)); err != nil {
@@ -41,17 +42,20 @@ func letIn(t *testing.T, inside net.PacketConn, mapping netip.AddrPort, last net
 		t.Fatal(err)
 	}
 	_ = inside.SetReadDeadline(time.Now().Add(patience))
-	for buf := make([]byte, 64); ; {
+	buf := make([]byte, 64)
+	for ended := false; !ended || len(in) < want; {
 		n, _, err := inside.ReadFrom(buf)
 		if err != nil {
-			t.Fatalf("inside: %v", err)
+			t.Fatalf("inside, after %q: %v", in, err)
 		}
 		if string(buf[:n]) == "the end" {
-			slices.Sort(in)
-			return in
+			ended = true
+		} else {
+			in = append(in, string(buf[:n]))
 		}
-		in = append(in, string(buf[:n]))
 	}
+	slices.Sort(in)
+	return in
 }
 
 func socket(t *testing.T, h *netlab.Host, address string) net.PacketConn {
@@ -88,18 +92,23 @@ func TestNATMapsAndFilters(t *testing.T) {
 			if again := ask(t, one, stun); again != mapping {
 				t.Errorf("the same server sees %v, then %v", mapping, again)
 			}
-			got := letIn(t, one, mapping, stun, map[string]net.PacketConn{otherPort: second, otherHost: stranger})
+			others := map[string]net.PacketConn{otherPort: second, otherHost: stranger}
+			got := letIn(t, one, mapping, stun, others, len(want.in))
 			if !slices.Equal(got, want.in) {
 				t.Errorf("it lets in %q, want %q", got, want.in)
 			}
-			for what, server := range map[string]net.PacketConn{otherPort: second, otherHost: stranger} {
-				if seen := ask(t, one, server); (seen == mapping) != want.sameMapping {
-					t.Errorf("the %s sees %v, the first server %v", what, seen, mapping)
+			same := 0 // a random port may be what it was, once
+			for _, server := range others {
+				if ask(t, one, server) == mapping {
+					same++
 				}
+			}
+			if (same == len(others)) != want.sameMapping {
+				t.Errorf("%d of %d others see %v as the first server does", same, len(others), mapping)
 			}
 			// Now that it talked to all, all are let in.
 			if want.sameMapping {
-				got = letIn(t, one, mapping, stun, map[string]net.PacketConn{otherPort: second, otherHost: stranger})
+				got = letIn(t, one, mapping, stun, others, len(others))
 				if !slices.Equal(got, []string{otherHost, otherPort}) {
 					t.Errorf("of those that were talked to it lets in %q", got)
 				}
@@ -140,6 +149,10 @@ func TestRebindGivesNewMappings(t *testing.T) {
 			before := ask(t, one, stun)
 			nat.Rebind("wan")
 			after := ask(t, one, stun)
+			if before == after { // a random port may be what it was, once
+				nat.Rebind("wan")
+				after = ask(t, one, stun)
+			}
 			if before == after {
 				t.Errorf("still %v", after)
 			}
@@ -147,7 +160,7 @@ func TestRebindGivesNewMappings(t *testing.T) {
 			if _, err := stun.WriteTo([]byte("old"), net.UDPAddrFromAddrPort(before)); err != nil {
 				t.Fatal(err)
 			}
-			if in := letIn(t, one, after, stun, nil); len(in) > 0 {
+			if in := letIn(t, one, after, stun, nil, 0); len(in) > 0 {
 				t.Errorf("%q came through the old mapping", in)
 			}
 		})

@@ -27,7 +27,7 @@ const (
 )
 
 // reapTimeout bounds the wait for killed processes to be gone.
-const reapTimeout = 10 * time.Second
+const reapTimeout = 30 * time.Second
 
 // register takes a name and a directory for the lab.
 func (l *Lab) register() error {
@@ -157,7 +157,8 @@ func killInside(paths []string) error {
 		}
 	}
 	// A lab can by construction not hold the machine's own namespace; a mistake here would kill everything, so look twice.
-	for _, own := range []string{"/proc/self/ns/net", "/proc/thread-self/ns/net", "/proc/1/ns/net"} {
+	// (Not /proc/self, which is the first thread's, and that may be inside a host just now.)
+	for _, own := range []string{"/proc/thread-self/ns/net", "/proc/1/ns/net"} {
 		if ino, ok := namespaceInode(own); ok {
 			delete(inside, ino)
 		}
@@ -165,7 +166,7 @@ func killInside(paths []string) error {
 	if len(inside) == 0 {
 		return nil
 	}
-	for deadline := time.Now().Add(reapTimeout); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience(reapTimeout)); ; time.Sleep(2 * time.Millisecond) {
 		left := 0
 		procs, err := os.ReadDir("/proc")
 		if err != nil {

@@ -44,26 +44,36 @@ func (h *Host) DeleteDevices(keep ...string) {
 
 // DeleteTables removes every nftables table of the host but the lab's own, as a flush of the ruleset does, and returns how
 // many there were.
-func (h *Host) DeleteTables() int {
-	n := 0
-	h.lab.must(func() error {
-		conn, err := h.nft()
-		if err != nil {
-			return err
+//
+// One that its owner takes away meanwhile is gone as well: then the others are listed anew.
+func (h *Host) DeleteTables() (n int) {
+	const most = 100 // an owner that changes its table all the time is faster than we are only now and then
+	var err error
+	for range most {
+		if n, err = h.deleteTables(); !errors.Is(err, unix.ENOENT) {
+			break
 		}
-		tables, err := conn.ListTables()
-		if err != nil {
-			return fmt.Errorf("list tables: %w", err)
-		}
-		for _, t := range tables {
-			if t.Name != tableName {
-				conn.DelTable(t)
-				n++
-			}
-		}
-		return conn.Flush()
-	}(), "delete tables on %s", h.name)
+	}
+	h.lab.must(err, "delete tables on %s", h.name)
 	return n
+}
+
+func (h *Host) deleteTables() (n int, err error) {
+	conn, err := h.nft()
+	if err != nil {
+		return 0, err
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return 0, fmt.Errorf("list tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name != tableName {
+			conn.DelTable(t)
+			n++
+		}
+	}
+	return n, conn.Flush()
 }
 
 // Tables are the names of the host's nftables tables but the lab's own.
