@@ -71,7 +71,7 @@ test: build lab-programs ## what CI runs: lint, unit tests, race detector, netwo
 	@$(STAGE) -stage simulator -- $(call SIM,-json)
 	@$(STAGE) -stage 'race, made time' -- $(RACE) -cpu 1 -run '$(RUN)' $(BUBBLED)
 	@$(STAGE) -stage 'race, real time' -- $(RACE) -run '$(RUN)' $(RACED)
-	@$(STAGE) -stage network -- $(GO) test -json -count=1 -p 1 -timeout 15m -run '$(RUN)' $(STORIES)
+	@$(STAGE) -stage network -- $(GO) test -json -count=1 -p 1 -timeout 25m -run '$(RUN)' $(STORIES)
 	@$(SMOKE)
 	@$(OUT)/count -sum -tally $(OUT)/tally
 

@@ -44,7 +44,7 @@ func activate(t *testing.T, path string) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://weft/Plugin.Activate", http.NoBody)

@@ -24,7 +24,7 @@ import (
 const labName = "weft-demo"
 
 // longest is how long the whole demo may take before it is called stuck.
-const longest = 3 * time.Minute
+const longest = 10 * time.Minute
 
 func main() {
 	weft := flag.String("weft", "bin/weft", "the program to show")

@@ -14,7 +14,7 @@ const (
 	podsPerHost = 2
 	webPort     = 80 // which webURL need not say
 	sinkPort    = 5001
-	stepTimeout = 20 * time.Second
+	stepTimeout = 2 * time.Minute
 )
 
 // demo plays the story once.

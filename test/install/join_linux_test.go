@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weft/test/cluster"
 	"weft/test/netlab"
 )
 
@@ -85,14 +86,19 @@ func (r *room) installed() map[string]string {
 	return all
 }
 
-// same checks that the machine is as it was.
+// same checks that the machine is as it was, when the kernel has taken back what it takes back on its own.
 func (r *room) same(b before, after string) {
 	r.t.Helper()
-	if diff := cmp.Diff(b.tree, r.tree()); diff != "" {
-		r.t.Errorf("%s: files after %s:\n%s", r.Name(), after, diff)
-	}
-	if diff := cmp.Diff(b.network, r.network()); diff != "" {
-		r.t.Errorf("%s: network after %s:\n%s", r.Name(), after, diff)
+	if err := cluster.Poll(r.within(patience), func() error {
+		if diff := cmp.Diff(b.tree, r.tree()); diff != "" {
+			return fmt.Errorf("%s: files after %s:\n%s", r.Name(), after, diff)
+		}
+		if diff := cmp.Diff(b.network, r.network()); diff != "" {
+			return fmt.Errorf("%s: network after %s:\n%s", r.Name(), after, diff)
+		}
+		return nil
+	}); err != nil {
+		r.t.Error(err)
 	}
 }
 
@@ -124,7 +130,7 @@ func TestOneLineJoins(t *testing.T) {
 					t.Errorf("the line does not print %q:\n%s", words, out)
 				}
 			}
-			r.wait(20*time.Second, "weft ping founder -c 1", "1 answered")
+			r.wait("weft ping founder -c 1", "1 answered")
 			if out := r.must("cat /proc/[0-9]*/cmdline | tr '\\0' ' '"); strings.Contains(out, token) {
 				t.Errorf("the token is in the process list:\n%s", out)
 			}
@@ -138,7 +144,7 @@ func TestOneLineJoins(t *testing.T) {
 			}
 			r.must("/usr/local/share/weft/weft-join.sh --uninstall")
 			r.same(was, "--uninstall")
-			founder.wait(20*time.Second, "weft status", "ready")
+			founder.wait("weft status", "ready")
 		})
 	}
 }
@@ -226,7 +232,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 	if steps < 12 {
 		t.Errorf("only %d steps", steps)
 	}
-	r.wait(20*time.Second, "weft status", "ready")
+	r.wait("weft status", "ready")
 	r.must(script + " --uninstall; rm -rf /tmp/weft-join.* /tmp/interrupted.sh")
 	r.same(was, "--uninstall")
 }

@@ -112,7 +112,7 @@ func depot(t *testing.T, h *netlab.Host) (url string) {
 	t.Helper()
 	ln, err := h.Listen("tcp", ":80")
 	must(t, err)
-	s := &http.Server{Handler: http.FileServer(http.Dir(files)), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: http.FileServer(http.Dir(files)), ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // The package of Debian does what the script does, in the words of dpkg. It is made by tools/release, which takes long to
@@ -37,13 +36,13 @@ func TestDebianPackage(t *testing.T) {
 	r.must("dpkg -i " + strings.Replace(deb, "%", "deb", 1))
 	r.must("systemctl is-enabled weft weft-wire weft-guard && systemctl is-active weft weft-wire")
 	r.must("weft join " + token)
-	r.wait(20*time.Second, "weft status", "ready", "direct")
+	r.wait("weft status", "ready", "direct")
 	r.refused(script+s.from("dist"), "as a package of this system")
 	to := pods(founder, r)
 	end := founder.flood(to)
 	r.must("dpkg -i " + strings.Replace(deb, "%", "deb-next", 1))
-	r.wait(30*time.Second, "systemctl is-active weft && weft status", newer, "direct")
-	r.wait(60*time.Second, "journalctl -q -u weft", "wire renewed")
+	r.wait("systemctl is-active weft && weft status", newer, "direct")
+	r.wait("journalctl -q -u weft", "wire renewed")
 	lost, gap := end()
 	t.Logf("upgraded: %d packets lost, longest gap %.0f ms", lost, 1000*gap)
 	if lost > mostLost {

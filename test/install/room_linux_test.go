@@ -29,7 +29,11 @@ type room struct {
 	pid    int // of its process 1, as the machine below counts
 }
 
-const bootTime = 60 * time.Second
+const (
+	bootTime = 3 * time.Minute
+	// patience is for what takes some seconds on a machine that has nothing else to do.
+	patience = 2 * time.Minute
+)
 
 // enter makes a room of a host; prepare puts files into it before it boots. What a machine keeps over a reboot is not
 // kept: each room is a new machine. The kind "debian" is systemd on files that come from Debian's archive alone.
@@ -106,7 +110,7 @@ func (r *room) kill() {
 	r.init.Kill()
 	<-r.init.Done()
 	// Process 1 dies with unshare; its cgroups are empty a moment later.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(bootTime)
 	for time.Now().Before(deadline) {
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", r.pid)); err != nil {
 			return
@@ -195,9 +199,9 @@ func (r *room) within(d time.Duration) context.Context {
 }
 
 // wait runs a line until it prints all of these.
-func (r *room) wait(d time.Duration, line string, words ...string) {
+func (r *room) wait(line string, words ...string) {
 	r.t.Helper()
-	must(r.t, cluster.Poll(r.within(d), func() error {
+	must(r.t, cluster.Poll(r.within(patience), func() error {
 		out, err := r.sh(line)
 		if err != nil {
 			return err
@@ -222,7 +226,12 @@ func (r *room) tree() map[string]string {
 		top = r.path("/")
 	}
 	all := map[string]string{}
-	must(r.t, filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+	must(r.t, filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) (result error) {
+		defer func() {
+			if errors.Is(result, fs.ErrNotExist) && path != top { // what went while we looked is not there
+				result = nil
+			}
+		}()
 		if err != nil {
 			return err
 		}

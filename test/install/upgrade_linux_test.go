@@ -26,7 +26,7 @@ func pods(a, b *room) (to string) {
 		r.must("ip netns add web")
 		to = strings.Fields(r.must("weft attach web"))[0]
 	}
-	a.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 "+to)
+	a.wait("ip netns exec web /lab/labprobe ping -c 1 " + to)
 	return to
 }
 
@@ -35,7 +35,7 @@ func (r *room) flood(to string) (end func() (lost int, gap float64)) {
 	r.t.Helper()
 	c := r.command(fmt.Sprintf("echo $$ >/run/flood; exec ip netns exec web /lab/labprobe flood -json -rate %d -for 10m %s", floodRate, to))
 	must(r.t, c.Start())
-	must(r.t, cluster.Poll(r.within(10*time.Second), func() error {
+	must(r.t, cluster.Poll(r.within(patience), func() error {
 		_, err := r.sh("test -s /run/flood")
 		return err
 	}))
@@ -57,7 +57,7 @@ func (r *room) flood(to string) (end func() (lost int, gap float64)) {
 // wire is the process of the data plane, and the build that runs there.
 func (r *room) wire() string {
 	return strings.TrimSpace(r.must(`for p in /proc/[0-9]*; do
-		set -- $(tr '\0' ' ' <$p/cmdline 2>/dev/null)
+		set -- $({ tr '\0' ' ' <$p/cmdline; } 2>/dev/null)
 		[ "${1##*/} ${2:-}" != 'weft wire' ] || echo ${p#/proc/} $(readlink $p/exe); done`))
 }
 
@@ -78,11 +78,11 @@ func TestUpgradeKeepsPacketsFlowing(t *testing.T) {
 		if !strings.Contains(out, "packets flow meanwhile") || !strings.Contains(out, "Ready: weft "+newer) {
 			t.Errorf("%s: %s", r.Name(), out)
 		}
-		r.wait(30*time.Second, "weft status", newer)
+		r.wait("weft status", newer)
 		if r.wire() == before {
 			t.Logf("%s: the old data plane carries on", r.Name())
 		}
-		must(t, cluster.Poll(r.within(60*time.Second), func() error {
+		must(t, cluster.Poll(r.within(patience), func() error {
 			now := r.wire()
 			if strings.Contains(now, "deleted") || now == "" || strings.Contains(now, "\n") || now == before {
 				return fmt.Errorf("the data plane is %q, and was %q", now, before)
@@ -90,7 +90,7 @@ func TestUpgradeKeepsPacketsFlowing(t *testing.T) {
 			return nil
 		}))
 		took := time.Since(began)
-		r.wait(20*time.Second, "weft status", "direct")
+		r.wait("weft status", "direct")
 		lost, gap := end()
 		t.Logf("%s (%s) upgraded in %.1f s, the data plane with it: %d packets lost, longest gap %.0f ms",
 			r.Name(), r.kind, took.Seconds(), lost, 1000*gap)
@@ -123,7 +123,7 @@ func TestUnitsUnderSystemd(t *testing.T) {
 	}
 	n2.must("systemctl start weft && systemctl restart weft")
 	n2.must("kill -KILL $(systemctl show -p MainPID --value weft)")
-	n2.wait(20*time.Second, "systemctl is-active weft && weft status", "ready", "direct")
+	n2.wait("systemctl is-active weft && weft status", "ready", "direct")
 	lost, gap := end()
 	t.Logf("stop, start, restart and crash of the daemon: %d packets lost, longest gap %.0f ms", lost, 1000*gap)
 	if lost > 0 {
@@ -135,23 +135,23 @@ func TestUnitsUnderSystemd(t *testing.T) {
 
 	began := time.Now()
 	n2.must("kill -KILL $(systemctl show -p MainPID --value weft-wire)")
-	founder.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 -w 200ms "+to)
+	founder.wait("ip netns exec web /lab/labprobe ping -c 1 -w 200ms " + to)
 	t.Logf("the data plane was killed; %.1f s later packets flow again", time.Since(began).Seconds())
 	if now := n2.wire(); now == before || strings.Contains(now, "\n") {
 		t.Errorf("the data plane was %s and is %s", before, now)
 	}
 
 	n2.must("weft down")
-	n2.wait(10*time.Second, "systemctl is-active weft weft-wire || true", "inactive\ninactive")
+	n2.wait("systemctl is-active weft weft-wire || true", "inactive\ninactive")
 	n2.must("ip route show | grep unreachable")
 	n2.must("systemctl start weft")
-	n2.wait(20*time.Second, "weft status", "ready", "direct")
-	founder.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 "+to)
+	n2.wait("weft status", "ready", "direct")
+	founder.wait("ip netns exec web /lab/labprobe ping -c 1 " + to)
 
 	// As they stand in the sandboxes: what the daemon needs is not in its way.
 	n2.must("weft doctor")
 	n2.must("systemctl restart weft-wire")
-	founder.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 "+to)
+	founder.wait("ip netns exec web /lab/labprobe ping -c 1 " + to)
 }
 
 // The sandboxes leave room for what is switched on later: Docker's plugin, whose socket lies outside of weft's own folders, and
@@ -164,15 +164,15 @@ func TestOptionsInTheSandboxes(t *testing.T) {
 	to := pods(founder, n2)
 	n2.must("mkdir -p /etc/weft && printf 'docker: true\n' >/etc/weft/weft.yaml && weft config check && systemctl restart weft")
 	const ask = "curl -sS --unix-socket /run/docker/plugins/weft.sock -X POST http://weft/"
-	n2.wait(20*time.Second, ask+"Plugin.Activate", "NetworkDriver", "IpamDriver")
+	n2.wait(ask+"Plugin.Activate", "NetworkDriver", "IpamDriver")
 	if caps := n2.must(ask + "NetworkDriver.GetCapabilities"); !strings.Contains(caps, "Scope") {
 		t.Error(caps)
 	}
 	n2.must("weft client add phone >/run/phone.conf && grep -q PrivateKey /run/phone.conf")
-	n2.wait(20*time.Second, "ip -o link show up", "wf-clients")
+	n2.wait("ip -o link show up", "wf-clients")
 	n2.must("systemctl restart weft-wire")
-	n2.wait(20*time.Second, "ip -o link show up", "wf-clients")
-	founder.wait(20*time.Second, "ip netns exec web /lab/labprobe ping -c 1 "+to)
+	n2.wait("ip -o link show up", "wf-clients")
+	founder.wait("ip netns exec web /lab/labprobe ping -c 1 " + to)
 	n2.must("systemctl stop weft")
 	n2.refused("test -e /run/docker/plugins/weft.sock")
 }
@@ -184,7 +184,7 @@ func TestGuardFromBootOn(t *testing.T) {
 	_, token := s.found()
 	first := s.room("first", "systemd")
 	first.must(s.oneLine("dist", token))
-	first.wait(10*time.Second, "ip -4 route show type unreachable", pool4)
+	first.wait("ip -4 route show type unreachable", pool4)
 	first.must("systemctl stop weft weft-wire && tar -cf /lab/kept.tar -C / var/lib/weft usr/local/bin/weft etc/systemd/system")
 	first.kill()
 
@@ -206,8 +206,8 @@ func TestGuardFromBootOn(t *testing.T) {
 				r.write("/etc/systemd/system/weft.service.d/late.conf", "[Unit]\nAfter=late.service\n")
 				r.must("systemctl enable --quiet chatter.service late.service")
 			})
-			r.wait(30*time.Second, "systemctl is-active weft", "active")
-			r.wait(30*time.Second, "cat /run/chatter", "sent")
+			r.wait("systemctl is-active weft", "active")
+			r.wait("cat /run/chatter", "sent")
 			capture.Stop()
 			must(t, capture.Err())
 			t.Logf("%d packets on the cable, %d with an address of the pool in clear", capture.Seen(), capture.Count())

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"weft/test/runtimes"
 )
@@ -80,9 +79,9 @@ func TestContainerd2(t *testing.T) {
 	}
 	k.ask("down", pods[0].ID) // pods may end without weft
 	s.must(w.Up("--reclaim-after", "2s"))
-	s.must(w.WaitReady(within(t, time.Minute), 1))
-	s.must(runtimes.Poll(within(t, 20*time.Second), func() error { return k.owns(pods[1:]) }))
-	s.must(runtimes.Poll(within(t, 20*time.Second), func() error {
+	s.must(w.WaitReady(within(t, startPatience), 1))
+	s.must(runtimes.Poll(within(t, patience), func() error { return k.owns(pods[1:]) }))
+	s.must(runtimes.Poll(within(t, patience), func() error {
 		_, err := w.Exec(t.Context(), "cri", "status")
 		return err
 	}))

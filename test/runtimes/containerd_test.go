@@ -76,7 +76,7 @@ func (k *kubelet) start() {
 	k.story.Helper()
 	k.containerd = k.Command("containerd")
 	k.must(k.containerd.Start())
-	k.must(runtimes.Poll(within(k.T, 30*time.Second), func() error {
+	k.must(runtimes.Poll(within(k.T, patience), func() error {
 		_, err := k.Exec(k.Context(), "cri", "status")
 		return err
 	}))
@@ -104,7 +104,7 @@ func criProgram(t *testing.T) string {
 // ask runs cri, which must succeed.
 func (k *kubelet) ask(args ...string) (pods []criPod) {
 	k.story.Helper()
-	out, err := k.Exec(within(k.T, 3*time.Minute), "cri", args...)
+	out, err := k.Exec(within(k.T, startPatience), "cri", args...)
 	if jerr := json.Unmarshal([]byte(out), &pods); err == nil {
 		err = jerr
 	}
@@ -141,7 +141,7 @@ func meet(s *story, nodes []*kubelet, pods map[*kubelet][]criPod) {
 			count++
 		}
 	}
-	answered, err := m.hold(within(s.T, 20*time.Second))
+	answered, err := m.hold(within(s.T, patience))
 	s.must(err)
 	if want := 2 * count * (count - 1); answered != want {
 		s.Errorf("%d calls answered, want %d", answered, want)
@@ -170,12 +170,15 @@ func (k *kubelet) owns(pods []criPod) error {
 
 // fetch gets a page as somebody outside.
 func fetch(ctx context.Context, from *netlab.Host, address string) (string, error) {
+	const once = 10 * time.Second // who calls calls again
+	ctx, cancel := context.WithTimeout(ctx, once)
+	defer cancel()
 	c, err := from.Dial(ctx, "tcp", address)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(once))
 	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		return "", err
 	}
@@ -206,7 +209,7 @@ func TestContainerd(t *testing.T) {
 	for i, k := range nodes {
 		at := net.JoinHostPort(k.Host().Addr4().String(), "8088")
 		for _, from := range []*netlab.Host{nodes[(i+1)%3].Host(), hostOf(s, "internet")} {
-			s.must(runtimes.Poll(within(t, 10*time.Second), func() error {
+			s.must(runtimes.Poll(within(t, patience), func() error {
 				page, err := fetch(t.Context(), from, at)
 				if err == nil && !strings.Contains(page, "hello from a pod") {
 					err = errors.New("got " + page)
@@ -234,7 +237,7 @@ func TestContainerd(t *testing.T) {
 		t.Errorf("after the power cut there are %+v", old)
 	}
 	lost.ask("down", "-parallel", "5")
-	s.must(runtimes.Poll(within(t, 10*time.Second), func() error { return lost.owns(nil) }))
+	s.must(runtimes.Poll(within(t, patience), func() error { return lost.owns(nil) }))
 	s.whole()
 	pods[lost] = lost.ask("up", "-n", each, "-parallel", "5", "-prefix", "back-")
 	s.must(lost.owns(pods[lost]))
@@ -244,7 +247,7 @@ func TestContainerd(t *testing.T) {
 		k.ask("down", "-parallel", "10")
 		s.must(k.owns(nil))
 	}
-	s.must(runtimes.Poll(within(t, 20*time.Second), func() error {
+	s.must(runtimes.Poll(within(t, patience), func() error {
 		after, err := lost.Picture(t.Context())
 		if err == nil && portmapless(after) != portmapless(empty) {
 			err = fmt.Errorf("something is left behind:\n%s\n---\n%s", empty, after)

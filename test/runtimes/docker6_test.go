@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -37,7 +36,7 @@ func (d *dockerHost) address6(name, network string) string {
 // Docker insists that they have an address, they reach nobody.
 func TestDockerWithIPv6Alone(t *testing.T) {
 	a, b := dockerHosts(t, "--pool", "none", "--pool6", dockerPool6)
-	a.gone, b.gone = a.picture(), b.picture()
+	a.gone, b.gone = a.settled(), b.settled()
 	create := []string{dockerCLI, "network", "create", "-d", "weft", "--ipam-driver", "weft"}
 	a.fails("Add: --ipv6", append(create, "wrong")...)
 	a.fails("Leave out the IPv4 --subnet", append(create, "--ipv6", "--subnet", "10.77.0.0/16", "wrong")...)
@@ -71,7 +70,7 @@ func TestDockerWithIPv6Alone(t *testing.T) {
 		}
 		return nil
 	}
-	a.must(runtimes.Poll(within(t, 20*time.Second), func() error { return published("hello from port") }))
+	a.must(runtimes.Poll(within(t, patience), func() error { return published("hello from port") }))
 	a.fails("is published for", dockerCLI, "run", "-d", "--name", "port2", "--network", "common", "-p", "8080:80", dockerImage)
 	a.fails("has no IPv4 address", dockerCLI, "run", "-d", "--name", "port3", "--network", "common", "-p", "198.18.1.1:81:80", dockerImage)
 
@@ -87,7 +86,7 @@ func TestDockerWithIPv6Alone(t *testing.T) {
 	for _, d := range []*dockerHost{a, b} {
 		d.run("sh", "-c", dockerCLI+" rm -f $("+dockerCLI+" ps -aq)")
 		d.run(dockerCLI, "network", "rm", "common", "shop")
-		err := runtimes.Poll(within(t, 20*time.Second), func() error {
+		err := runtimes.Poll(within(t, patience), func() error {
 			if diff := cmp.Diff(d.gone, d.picture()); diff != "" {
 				return fmt.Errorf("%s is not as before:\n%s", d.Name(), diff)
 			}

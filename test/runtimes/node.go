@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	bootPatience = 20 * time.Second
-	killPatience = 20 * time.Second
+	bootPatience = time.Minute
+	killPatience = time.Minute
 	pollEvery    = 10 * time.Millisecond
 )
 

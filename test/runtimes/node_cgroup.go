@@ -19,7 +19,7 @@ import (
 const cgroupPrefix = "weft-node-"
 
 // cgroupPatience bounds the wait for groups to be empty after the last process was killed.
-const cgroupPatience = 10 * time.Second
+const cgroupPatience = time.Minute
 
 // own lists the groups of this process, one per hierarchy.
 func ownCgroups() ([]string, error) {

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"weft/test/netlab"
 	"weft/test/runtimes"
@@ -16,7 +15,7 @@ func TestNodeIsAMachineOfItsOwn(t *testing.T) {
 	a, b := lab.Host("a"), lab.Host("b")
 	lab.Link(a.Port("eth0", "198.18.1.1/24"), b.Port("eth0", "198.18.1.2/24"))
 	n := runtimes.New(t, a)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	say := func(script string) string {
 		t.Helper()
 		out, err := n.Exec(ctx, "sh", "-c", script)

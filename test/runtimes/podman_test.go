@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"weft/test/runtimes"
 )
@@ -43,11 +42,9 @@ func TestPodman(t *testing.T) {
 		name string
 		to   string
 	}{{a, "web1", address(b, "web2")}, {b, "web2", address(a, "web1")}} {
-		if got := run(c.from, "exec "+c.name+" wget -qO- http://"+c.to+":8080/"); got != "hello from a pod" {
-			t.Errorf("%s gets %q from %s", c.name, got, c.to)
-		}
+		s.must(s.page(c.from, c.name, c.to))
 	}
-	s.must(runtimes.Poll(within(t, 10*time.Second), func() error {
+	s.must(runtimes.Poll(within(t, patience), func() error {
 		page, err := fetch(t.Context(), hostOf(s, "internet"), a.Host().Addr4().String()+":8089")
 		if err == nil && !strings.Contains(page, "hello") {
 			err = fmt.Errorf("got %q", page)
@@ -79,20 +76,30 @@ func TestPodman(t *testing.T) {
 	if got := address(a, "web1"); got != was {
 		t.Errorf("after the power cut web1 has %s, had %s", got, was)
 	}
-	if got := run(a, "exec web1 wget -qO- http://"+address(b, "web2")+":8080/"); got != "hello from a pod" {
-		t.Errorf("after the power cut web1 gets %q", got)
-	}
+	s.must(s.page(a, "web1", address(b, "web2")))
 	run(a, "rm -f -t 0 web1")
 	if claims, err = a.Claims(t.Context()); err != nil || len(claims) > 0 {
 		t.Errorf("claims stay: %v, %v", claims, err)
 	}
-	s.must(runtimes.Poll(within(t, 20*time.Second), func() error {
+	s.must(runtimes.Poll(within(t, patience), func() error {
 		after, err := a.Picture(t.Context())
 		if err == nil && links(after) != links(before) {
 			err = fmt.Errorf("something is left behind:\n%s\n---\n%s", links(before), links(after))
 		}
 		return err
 	}))
+}
+
+// page asks a container's page from another until it comes: a server listens a moment after its container has started.
+func (s *story) page(w *runtimes.Weft, from, to string) error {
+	s.Helper()
+	return runtimes.Poll(within(s.T, patience), func() error {
+		got, err := w.Exec(s.Context(), "podman", "exec", from, "timeout", "10", "wget", "-qO-", "http://"+to+":8080/")
+		if err == nil && !strings.Contains(got, "hello from a pod") {
+			err = fmt.Errorf("%s gets %q from %s", from, got, to)
+		}
+		return err
+	})
 }
 
 // links are the network devices and addresses of a picture.

@@ -2,6 +2,7 @@ package runtimes_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,6 +54,13 @@ func TestMain(m *testing.M) {
 		return m.Run()
 	}())
 }
+
+// patience is for what takes a moment on a machine that has nothing else to do, startPatience for what takes seconds: the
+// start of a runtime, or of all of a machine's containers.
+const (
+	patience      = time.Minute
+	startPatience = 5 * time.Minute
+)
 
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
@@ -127,7 +135,7 @@ func tell(t *testing.T, n int, args ...string) *story {
 func (s *story) whole() {
 	s.Helper()
 	for _, w := range s.nodes {
-		s.must(w.WaitReady(within(s.T, time.Minute), len(s.nodes)))
+		s.must(w.WaitReady(within(s.T, startPatience), len(s.nodes)))
 	}
 }
 
@@ -146,7 +154,7 @@ func (s *story) must(err error) {
 // sh runs a line on a node.
 func (s *story) sh(w *runtimes.Weft, line string) string {
 	s.Helper()
-	out, err := w.Exec(within(s.T, 30*time.Second), "sh", "-c", line)
+	out, err := w.Exec(within(s.T, startPatience), "sh", "-c", line)
 	s.must(err)
 	return strings.TrimSpace(out)
 }
@@ -156,7 +164,7 @@ func (s *story) unchanged(w *runtimes.Weft, f func()) {
 	s.Helper()
 	before := s.settled(w)
 	f()
-	err := runtimes.Poll(within(s.T, 10*time.Second), func() error {
+	err := runtimes.Poll(within(s.T, patience), func() error {
 		after, err := w.Picture(s.Context())
 		if err == nil && after != before {
 			err = fmt.Errorf("something is left behind:\n%s", cmp.Diff(strings.Split(before, "\n"), strings.Split(after, "\n")))
@@ -169,22 +177,31 @@ func (s *story) unchanged(w *runtimes.Weft, f func()) {
 }
 
 // settled is the picture of a node where nothing changes any more.
-func (s *story) settled(w *runtimes.Weft) (picture string) {
+func (s *story) settled(w *runtimes.Weft) string {
 	s.Helper()
-	last, same := "", 0
-	s.must(runtimes.Poll(within(s.T, 20*time.Second), func() (err error) {
-		if picture, err = w.Picture(s.Context()); err != nil {
+	picture, err := rest(s.T, func() (string, error) { return w.Picture(s.Context()) })
+	s.must(err)
+	return picture
+}
+
+// rest looks until nothing has changed for a while.
+func rest(t *testing.T, look func() (string, error)) (picture string, err error) {
+	t.Helper()
+	const looks, while = 5, time.Second
+	last, same, since := "", 0, time.Time{}
+	err = runtimes.Poll(within(t, startPatience), func() (err error) {
+		if picture, err = look(); err != nil {
 			return err
 		}
 		if same++; picture != last {
-			last, same = picture, 0
+			last, same, since = picture, 0, time.Now()
 		}
-		if same < 5 {
-			return fmt.Errorf("%s is not at rest", w.Name())
+		if same < looks || time.Since(since) < while {
+			return errors.New("it is not at rest")
 		}
 		return nil
-	}))
-	return picture
+	})
+	return picture, err
 }
 
 // addresses finds those of a device in a namespace of a node.

@@ -23,7 +23,7 @@ const (
 	referencePlugins = "/usr/lib/cni"
 )
 
-const upPatience = 60 * time.Second
+const upPatience = 2 * time.Minute
 
 // Weft is the daemon on a node, with its ordinary paths.
 type Weft struct {
@@ -81,7 +81,7 @@ func (w *Weft) Found(ctx context.Context, args ...string) (token string, err err
 }
 
 // Stop ends the daemon as systemd would; the wire goes on.
-func (w *Weft) Stop() error { return w.Daemon.Stop(15 * time.Second) }
+func (w *Weft) Stop() error { return w.Daemon.Stop(time.Minute) }
 
 // Crash ends the daemon without a word.
 func (w *Weft) Crash() { w.Daemon.Kill() }

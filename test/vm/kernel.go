@@ -101,7 +101,7 @@ func (k *kernel) make(ctx context.Context, pkg, work string) error {
 	if err != nil {
 		return err
 	}
-	fetch := exec.CommandContext(ctx, "apt-get", "-q", "download", newest)
+	fetch := exec.CommandContext(ctx, "apt-get", "-q", "-o", "Acquire::Retries=5", "download", newest)
 	fetch.Dir = work
 	if out, err := fetch.CombinedOutput(); err != nil {
 		return fmt.Errorf("download %s: %w: %s (is apt-get update needed?)", newest, err, bytes.TrimSpace(out))
