@@ -35,7 +35,7 @@ func (r *Router) applyAll(ctx context.Context, choices map[peer.ID]Choice) (wait
 		p := makePlan(in, r.pods(), options, cands, choices, links, noV6 == nil)
 		return r.protect(ctx, p)
 	}); err != nil {
-		return 0, err
+		return 0, errors.Join(err, r.expel(ctx, members(in)))
 	}
 
 	p := makePlan(in, nil, options, cands, choices, links, noV6 == nil)
@@ -63,6 +63,17 @@ func (r *Router) locked(fn func() error) error {
 	r.machine.Lock()
 	defer r.machine.Unlock()
 	return fn()
+}
+
+// expel ends what there is of removed members where nothing else can be done: to open less needs no guard.
+func (r *Router) expel(ctx context.Context, members map[peer.ID]bool) error {
+	var failed []error
+	for _, d := range r.drivers {
+		if err := d.expel(ctx, members); err != nil {
+			failed = append(failed, fmt.Errorf("transport %s: %w", d.Name, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 func members(in Input) map[peer.ID]bool {
@@ -135,8 +146,8 @@ func (r *Router) forward(ctx context.Context, p plan) error {
 	if err != nil {
 		return err
 	}
-	// Devices may have come since: their sysctls are part of what protects.
-	if err := r.cfg.Host.Apply(ctx, p.ground(have)); err != nil {
+	// Devices may have come since: their gates and sysctls are part of what protects.
+	if err := r.cfg.Host.Apply(ctx, append(p.shut(have), p.ground(have)...)); err != nil {
 		return err
 	}
 	changes, waiting := p.forward(have)

@@ -213,7 +213,7 @@ func (r *Router) forget(id string) (pod Pod, known bool) {
 	}
 	known = known && r.has
 	if known {
-		r.graves[host.VethName(id)] = &grave{pod: pod, done: make(chan struct{})}
+		r.dedicate(host.VethName(id), pod)
 	}
 	return pod, known
 }

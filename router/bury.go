@@ -29,6 +29,17 @@ type grave struct {
 	done  chan struct{} // closed when the link is gone
 }
 
+// dedicate makes a grave for a pod that is about to be cut off; mu is held. Where there is one already, because this is asked
+// for the second time, those who wait at it go on waiting.
+func (r *Router) dedicate(link string, pod Pod) {
+	g := r.graves[link]
+	if g == nil {
+		g = &grave{done: make(chan struct{})}
+		r.graves[link] = g
+	}
+	g.pod, g.since = pod, time.Time{}
+}
+
 // bury has the link of a pod that was cut off deleted in the background.
 func (r *Router) bury(link string) {
 	r.mu.Lock()
@@ -110,20 +121,40 @@ func (r *Router) runGraves(ctx context.Context) {
 		due, wait := r.due(time.Now())
 		if len(due) > 0 {
 			wait = 0
-			if err := r.cfg.Host.Unplug(ctx, due...); err != nil {
-				if ctx.Err() != nil {
-					return
-				}
-				r.log.Warn("links of detached pods not deleted yet", "count", len(due), "err", err)
+			left, err := r.unplug(ctx, due)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				r.log.Warn("links of detached pods not deleted yet", "count", left, "err", err)
 				wait = buryRetry
-			} else {
-				r.close(due...)
 			}
 		}
 		if wait >= 0 {
 			timer.Reset(wait)
 		}
 	}
+}
+
+// unplug deletes links, and tells how many are left: where one cannot be, the others go one by one, for their addresses are
+// wanted again.
+func (r *Router) unplug(ctx context.Context, links []string) (left int, err error) {
+	if err = r.cfg.Host.Unplug(ctx, links...); err == nil {
+		r.close(links...)
+		return 0, nil
+	}
+	if len(links) == 1 {
+		return 1, err
+	}
+	for _, link := range links {
+		if n, one := r.unplug(ctx, []string{link}); n > 0 {
+			left, err = left+n, one
+		}
+	}
+	if left == 0 {
+		return 0, nil
+	}
+	return left, err
 }
 
 // due lists the links to delete now; when there is none yet, wait is how long to look again, less than 0 for never.
@@ -183,10 +214,10 @@ func (r *Router) sweep(ctx context.Context) error {
 		ours[host.VethName(p.id())] = true
 		ours[host.LooseName(p.id())] = true
 	}
-	// What is being attached just now is registered, and so are those.
+	// What is being attached just now is registered, and so are those. Those that were detached meanwhile have their graves.
 	var left []string
 	for _, l := range have.Links {
-		if l.Kind == "veth" && strings.HasPrefix(l.Name, host.VethPrefix) && !ours[l.Name] {
+		if l.Kind == "veth" && strings.HasPrefix(l.Name, host.VethPrefix) && !ours[l.Name] && r.graves[l.Name] == nil {
 			left = append(left, l.Name)
 		}
 	}

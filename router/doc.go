@@ -1,10 +1,10 @@
 // Package router makes the kernel carry packets to peers: it decides, for each peer, which transport does, and keeps
-// routes, addresses, policy rules, sysctls and the guard in nftables equal to what follows from that. Deciding is apart
+// routes, addresses, gates before devices, sysctls and the guard in nftables equal to what follows from that. Deciding is apart
 // from doing: choose and plan are pure functions of the newest Input and of what transports report, apply compares the
 // plan with a snapshot of the machine and changes the difference, and may be repeated at any time.
 //
 //	Input ─┐
-//	links ─┼─> choose ──> plan ──> protect: refusing routes, guard, own addresses, sysctls
+//	links ─┼─> choose ──> plan ──> protect: refusing routes, gates, guard, own addresses, sysctls
 //	probes ┘  a transport   │          │ only then
 //	          per peer      └──────────┴─> transports' tunnels, then routes to peers and pods
 //

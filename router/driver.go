@@ -21,6 +21,7 @@ type driverState struct {
 	have   map[peer.ID]Tunnel
 	left   map[peer.ID]time.Time // tunnels that are not wanted any more close then
 	links  map[peer.ID]Link
+	heard  time.Time // when it told of them
 }
 
 // options lists the drivers in the order of preference, with what is known of this machine.
@@ -61,7 +62,8 @@ func (d *driverState) again() (soonest time.Duration) {
 }
 
 // readLinks asks the transports, or only those that want it out of turn, and reports whether an MTU changed, which routes
-// follow.
+// follow. One that does not answer is taken at its last word for a moment: it may be a call that was interrupted, or a
+// process in exchange for the next, and to leave a transport for another costs every peer more than that.
 func (r *Router) readLinks(ctx context.Context, soon bool) (due bool) {
 	for _, d := range r.drivers {
 		if d.t == nil || soon && d.again() == 0 {
@@ -72,6 +74,11 @@ func (r *Router) readLinks(ctx context.Context, soon bool) (due bool) {
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			r.log.Debug("transport does not report its links", "transport", d.Name, "err", err)
+		}
+		if now := time.Now(); err == nil {
+			d.heard = now
+		} else if now.Sub(d.heard) < forgive {
+			continue
 		}
 		links := make(map[peer.ID]Link, len(list))
 		for _, l := range list {
@@ -110,13 +117,31 @@ func (d *driverState) apply(ctx context.Context, want []Tunnel, members map[peer
 	if d.t == nil {
 		// A transport in clear, or one that needs nobody, is removed even if nothing is wanted of it now.
 		if len(all) == 0 && (d.Sealed && !d.Persists || d.swept || d.absent != nil) {
-			return 0, nil
+			return 0, nil //nolint:nilerr // why it is absent was told, and nobody needs it
 		}
 		if d.t, err = d.Open(ctx); err != nil {
 			d.t, d.absent, d.probed = nil, err, false
 			return 0, fmt.Errorf("open: %w", err)
 		}
 	}
+	return wait, d.tell(ctx, all)
+}
+
+// expel closes the tunnels of those who are members no more, and leaves all others as they are.
+func (d *driverState) expel(ctx context.Context, members map[peer.ID]bool) error {
+	if d.t == nil {
+		return nil
+	}
+	all := maps.Clone(d.have)
+	maps.DeleteFunc(all, func(id peer.ID, _ Tunnel) bool { return !members[id] })
+	if len(all) == len(d.have) {
+		return nil
+	}
+	return d.tell(ctx, all)
+}
+
+// tell makes the transport's tunnels these.
+func (d *driverState) tell(ctx context.Context, all map[peer.ID]Tunnel) error {
 	list := make([]Tunnel, 0, len(all))
 	for _, t := range all {
 		list = append(list, t)
@@ -125,9 +150,9 @@ func (d *driverState) apply(ctx context.Context, want []Tunnel, members map[peer
 	tctx, cancel := context.WithTimeout(ctx, transportD)
 	defer cancel()
 	if err := d.t.Apply(tctx, list); err != nil {
-		return wait, err
+		return err
 	}
 	d.have, d.swept = all, true
 	maps.DeleteFunc(d.left, func(id peer.ID, _ time.Time) bool { _, kept := all[id]; return !kept })
-	return wait, nil
+	return nil
 }

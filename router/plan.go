@@ -2,19 +2,13 @@ package router
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"weft/mesh/peer"
 	"weft/router/host"
-)
-
-// Policy rules of transports whose device cannot check destinations by itself, so that a flushed nftables table opens
-// nothing: what such a device brings is looked up only when it is for our blocks.
-const (
-	ruleAdmit = 6783
-	ruleDrop  = 6784
 )
 
 // keyForward4 and keyForward6 make the machine forward packets.
@@ -30,7 +24,7 @@ type plan struct {
 	addresses []host.Address
 	borrowed  []host.Address // of the transports' devices, where those exist
 	routes    []host.Route   // those of a device that is missing wait
-	rules     []host.Rule
+	gates     []host.Gate
 	links     []host.Link         // transports' devices that need MTU and up
 	sysctls   []host.Sysctl       // written where they exist and differ
 	tunnels   map[string][]Tunnel // by transport
@@ -127,7 +121,7 @@ func makePlan(in Input, pods []Pod, options []option, cands map[peer.ID][]candid
 		}
 		p.links = append(p.links, host.Link{Name: o.Device, MTU: PodMTU(in.UnderlayMTU), Up: true})
 		if !o.Checks && len(p.tunnels[o.Name]) > 0 {
-			p.rules = append(p.rules, deviceRules(in, o.Device, v6)...)
+			p.gates = append(p.gates, gate(in, o.Device, v6))
 		}
 	}
 	p.links = append(p.links, host.Link{Name: "lo", Up: true})
@@ -167,26 +161,19 @@ func hostAddresses(in Input, v6 bool) (all []host.Address, src4, src6 netip.Addr
 	return all, src4, src6
 }
 
-// deviceRules let packets from one device be routed to our blocks only, and only when they come from a pool.
-func deviceRules(in Input, device string, v6 bool) []host.Rule {
-	var rules []host.Rule
-	for _, six := range []bool{false, true} {
-		if six && !v6 {
-			continue
-		}
-		for _, b := range in.Blocks {
-			for _, pool := range in.Pools {
-				if b.Addr().Is6() == six && pool.Addr().Is6() == six {
-					rules = append(rules, host.Rule{
-						V6: six, Priority: ruleAdmit, IIf: device, From: pool.Masked(), To: b.Masked(),
-						Ours: true,
-					})
-				}
+// gate lets one device bring packets to our blocks only, and only when they come from a pool. It is for transports whose
+// device cannot check destinations by itself, so that a flushed nftables table opens nothing.
+func gate(in Input, device string, v6 bool) host.Gate {
+	g := host.Gate{Link: device}
+	for _, b := range in.Blocks {
+		for _, pool := range in.Pools {
+			if w := (host.Passage{From: pool.Masked(), To: b.Masked()}); b.Addr().Is4() == pool.Addr().Is4() &&
+				(v6 || b.Addr().Is4()) && !slices.Contains(g.Open, w) {
+				g.Open = append(g.Open, w)
 			}
 		}
-		rules = append(rules, host.Rule{V6: six, Priority: ruleDrop, IIf: device, Drop: true, Ours: true})
 	}
-	return rules
+	return g
 }
 
 // sysctlKeys lists what a snapshot must read for the plan.
@@ -207,9 +194,14 @@ func (p plan) refuse(have *host.Snapshot) (changes []host.Change) {
 			changes = append(changes, host.Change{Route: &p.routes[i]})
 		}
 	}
-	for i, r := range p.rules {
-		if !slices.Contains(have.Rules, r) {
-			changes = append(changes, host.Change{Rule: &p.rules[i]})
+	return append(changes, p.shut(have)...)
+}
+
+// shut puts gates before devices, those that came since included.
+func (p plan) shut(have *host.Snapshot) (changes []host.Change) {
+	for i, g := range p.gates {
+		if have.Gates[g.Link] != g.String() {
+			changes = append(changes, host.Change{Gate: &p.gates[i]})
 		}
 	}
 	return changes
@@ -278,9 +270,9 @@ func (p plan) forward(have *host.Snapshot) (changes []host.Change, waiting []str
 			changes = append(changes, host.Change{Op: host.Delete, Address: &have.Addresses[i]})
 		}
 	}
-	for i, r := range have.Rules {
-		if r.Ours && !slices.Contains(p.rules, r) {
-			changes = append(changes, host.Change{Op: host.Delete, Rule: &have.Rules[i]})
+	for _, device := range slices.Sorted(maps.Keys(have.Gates)) {
+		if !slices.ContainsFunc(p.gates, func(g host.Gate) bool { return g.Link == device }) {
+			changes = append(changes, host.Change{Op: host.Delete, Gate: &host.Gate{Link: device}})
 		}
 	}
 	return changes, waiting

@@ -325,8 +325,8 @@ func (p plan) String() string {
 	for _, r := range p.routes {
 		fmt.Fprintln(&b, "route", r)
 	}
-	for _, r := range p.rules {
-		fmt.Fprintln(&b, "rule", r)
+	for _, g := range p.gates {
+		fmt.Fprintln(&b, "gate", g)
 	}
 	for _, l := range p.links {
 		fmt.Fprintf(&b, "link %s mtu %d up %t\n", l.Name, l.MTU, l.Up)
@@ -379,7 +379,13 @@ func TestOnePassIsEnough(t *testing.T) {
 			in.Peers[i].Info.MTU = rapid.SampledFrom([]int{0, 1300, 1400, 9000}).Draw(t, "mtu")
 		}
 		p := planOf(in, []option{{Driver: plainDriver}, {Driver: sealedDriver}}, rapid.Bool().Draw(t, "v6"))
-		have := &host.Snapshot{Links: []host.Link{{Name: "lo"}}, Sysctls: map[string]string{keyForward4: "0"}}
+		have := &host.Snapshot{
+			Links: []host.Link{{Name: "lo"}}, Sysctls: map[string]string{keyForward4: "0"},
+			Gates: map[string]string{"weft-wu": "weft-wu"},
+		}
+		if rapid.Bool().Draw(t, "gate") {
+			have.Gates["weft-vx"] = "weft-vx from 10.32.0.0/12 to 10.47.0.0/24"
+		}
 		for _, name := range []string{"weft-sl", "weft-vx", host.VethName("web/eth0")} {
 			if rapid.Bool().Draw(t, name) {
 				have.Links = append(have.Links, host.Link{Name: name, MTU: 1500, Up: rapid.Bool().Draw(t, "up")})
@@ -407,7 +413,7 @@ func TestOnePassIsEnough(t *testing.T) {
 			apply(have, c)
 		}
 		again, _ := p.forward(have)
-		if rest := slices.Concat(p.refuse(have), p.ground(have), again); len(rest) > 0 {
+		if rest := slices.Concat(p.refuse(have), p.shut(have), p.ground(have), again); len(rest) > 0 {
 			t.Fatalf("still to do: %v", rest)
 		}
 		if !slices.ContainsFunc(have.Routes, func(r host.Route) bool { return r.Link == "eth0" }) {
@@ -443,11 +449,10 @@ func apply(s *host.Snapshot, c host.Change) {
 		if c.Op == host.Set {
 			s.Addresses = append(s.Addresses, a)
 		}
-	case c.Rule != nil:
-		r := *c.Rule
-		s.Rules = slices.DeleteFunc(slices.Clone(s.Rules), func(x host.Rule) bool { return x == r })
+	case c.Gate != nil:
+		delete(s.Gates, c.Gate.Link)
 		if c.Op == host.Set {
-			s.Rules = append(s.Rules, r)
+			s.Gates[c.Gate.Link] = c.Gate.String()
 		}
 	case c.Sysctl != nil:
 		s.Sysctls[c.Sysctl.Key] = c.Sysctl.Value

@@ -90,6 +90,9 @@ func readUndo(path string) (map[string]string, error) {
 	if err := json.Unmarshal(b, &former); err != nil {
 		return nil, fmt.Errorf("read former sysctls from %s: %w", path, err)
 	}
+	if former == nil { // of a file that holds null
+		former = make(map[string]string)
+	}
 	return former, nil
 }
 
@@ -121,13 +124,13 @@ func (r *Router) Down(ctx context.Context) error {
 	defer r.machine.Unlock()
 	var errs []error
 	for _, d := range r.drivers {
-		if d.t == nil {
-			continue
+		if d.t != nil {
+			if err := d.t.Close(); err != nil {
+				errs = append(errs, fmt.Errorf("close transport %s: %w", d.Name, err))
+			}
+			d.t, d.have = nil, nil
 		}
-		if err := d.t.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("close transport %s: %w", d.Name, err))
-		}
-		d.t, d.have = nil, nil
+		// Also one that this run never came to open.
 		if err := r.cfg.Host.Apply(ctx, []host.Change{{Op: host.Delete, Link: &host.Link{Name: d.Device}}}); err != nil {
 			errs = append(errs, err)
 		}
@@ -160,27 +163,25 @@ func Remove(ctx context.Context, h Host, undo string) error {
 			first = append(first, host.Change{Op: host.Delete, Route: &have.Routes[i]})
 		}
 	}
-	for i, r := range have.Rules {
-		if r.Ours {
-			last = append(last, host.Change{Op: host.Delete, Rule: &have.Rules[i]})
-		}
+	for _, device := range sortedKeys(have.Gates) { // and policy rules, where those stand in for them
+		last = append(last, host.Change{Op: host.Delete, Gate: &host.Gate{Link: device}})
 	}
 	for i, a := range have.Addresses {
 		if a.Link == "lo" && holds(pools, a.Prefix.Addr()) {
 			first = append(first, host.Change{Op: host.Delete, Address: &have.Addresses[i]})
 		}
 	}
-	former := map[string]string{}
+	var former map[string]string
+	var errs []error
 	if undo != "" {
 		if former, err = readUndo(undo); err != nil {
-			return err
+			errs = append(errs, err)
 		}
 	}
 	present, err := h.Snapshot(ctx, slices.Collect(maps.Keys(former)))
 	if err != nil {
 		return fmt.Errorf("remove weft's network state: %w", err)
 	}
-	var errs []error
 	var sysctls []host.Change
 	for _, key := range sortedKeys(former) {
 		if _, exists := present.Sysctls[key]; exists { // whatever it is now: an earlier one may drag it along

@@ -19,10 +19,10 @@ const (
 	resync     = 30 * time.Second       // everything is read and compared at least so often
 	poll       = 500 * time.Millisecond // how often the transports are asked about their links
 	leisurely  = 10                     // looks out of turn take one part in so many of the time, at most
-	settle     = 50 * time.Millisecond  // a burst of events is answered once
 	leisure    = time.Second            // until pods that came and went are compared with the kernel
 	linger     = 3 * time.Second        // a tunnel that is left stays open to receive, beside two round trips
 	transportD = 5 * time.Second        // a transport that does not answer holds up the others for no longer
+	forgive    = 2 * time.Second        // what a transport said of its links is good for so long, when it does not answer
 	retryMin   = 500 * time.Millisecond // after an error; doubles
 	retryMax   = resync
 )
@@ -145,11 +145,10 @@ func (r *Router) wake() {
 func (r *Router) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var events <-chan host.Event
+	var others outside
 	defer func() {
 		cancel()
-		for range events { // Watch has ended when its channel is closed
-		}
+		others.end()
 	}()
 	var graves sync.WaitGroup
 	defer graves.Wait()
@@ -163,13 +162,7 @@ func (r *Router) Run(ctx context.Context) error {
 	retry := retryMin
 	choices := make(map[peer.ID]Choice)
 	for {
-		if events == nil {
-			var err error
-			if events, err = r.cfg.Host.Watch(ctx); err != nil && ctx.Err() == nil {
-				events = nil
-				r.log.Warn("outside changes are noticed by looking every 30 s only", "err", err)
-			}
-		}
+		others.listen(ctx, r)
 		if d := r.again(); soon == nil && d > 0 {
 			soon = time.After(d)
 		}
@@ -190,13 +183,13 @@ func (r *Router) Run(ctx context.Context) error {
 				later = time.After(leisure)
 			}
 			continue
-		case e, ok := <-events:
-			if !ok {
-				events = nil
+		case e, ok := <-others.events:
+			again.Reset(others.due(time.Now()))
+			if !ok { // what changes until somebody listens again is not told
+				others.events = nil
 				continue
 			}
 			r.log.Debug("network changed from outside", "what", e.What, "name", e.Name)
-			again.Reset(settle)
 			if e.What == host.GuardGone {
 				r.restore(ctx)
 			}
@@ -212,9 +205,10 @@ func (r *Router) Run(ctx context.Context) error {
 		if !due {
 			continue
 		}
+		others.first = time.Time{}
 		wait, err := r.applyAll(ctx, choices)
-		if err == nil && !r.isSwept() {
-			err = r.sweep(ctx)
+		if !r.isSwept() { // also where a transport is broken: until then no address that was released is given again
+			err = errors.Join(err, r.sweep(ctx))
 		}
 		switch {
 		case ctx.Err() != nil:

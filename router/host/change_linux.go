@@ -31,6 +31,8 @@ func (h *Host) Apply(ctx context.Context, changes []Change) error {
 			err = h.changeRoute(c.Op, c.Route, indexes)
 		case c.Rule != nil:
 			err = h.changeRule(c.Op, c.Rule)
+		case c.Gate != nil:
+			err = h.changeGate(c.Op, c.Gate)
 		case c.Neighbour != nil:
 			err = h.changeNeighbour(c.Op, c.Neighbour, indexes)
 		case c.Sysctl != nil:
@@ -67,6 +69,9 @@ func (h *Host) changeLink(op Op, want *Link) error {
 			l, err = h.addVXLAN(want)
 		case want.Kind == KindWireGuard:
 			l, err = h.addWireGuard(want)
+		}
+		if err == nil {
+			err = h.gateNew(want.Name, l.Attrs().Index)
 		}
 	}
 	if err != nil {

@@ -392,5 +392,12 @@ func (h *Host) Drops(ctx context.Context) (Drops, error) {
 			}
 		}
 	}
+	gates, err := h.gateDrops()
+	if err != nil {
+		return nil, err
+	}
+	if gates > 0 {
+		drops[DropGate] = gates
+	}
 	return drops, nil
 }

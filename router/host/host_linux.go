@@ -23,6 +23,7 @@ type Host struct {
 	nl *netlink.Handle
 
 	filter filter
+	gates  gates
 }
 
 // Open binds to the network namespace at path, or to that of the caller when path is empty.

@@ -47,8 +47,11 @@ type Chain struct {
 	Rules []string
 }
 
-// Drops counts what the rules with a counter dropped, by the rule's comment.
+// Drops counts what the rules with a counter dropped, by the rule's comment, and what gates did, as DropGate.
 type Drops map[string]uint64
+
+// DropGate is the reason of what a gate dropped: a transport's device brought it, and it went none of the ways that are open.
+const DropGate = "peer-gate"
 
 // String lists the rule set as nft would read it.
 func (rs Ruleset) String() string {

@@ -53,18 +53,12 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*Snapshot, error
 		for _, r := range routes {
 			s.Routes = append(s.Routes, toRoute(r, names)...)
 		}
-		rules, err := h.nl.RuleList(family)
-		if err != nil {
-			if errors.Is(err, unix.EOPNOTSUPP) { // kernel without policy routing: none, and none can be made
-				continue
-			}
-			return nil, fmt.Errorf("list rules: %w", err)
-		}
-		for _, r := range rules {
-			if r.Protocol == Protocol {
-				s.Rules = append(s.Rules, toRule(r, family))
-			}
-		}
+	}
+	if s.Rules, err = h.ourRules(); err != nil {
+		return nil, err
+	}
+	if s.Gates, err = h.readGates(s.Links, s.Rules); err != nil {
+		return nil, err
 	}
 	if len(sysctls) == 0 {
 		return s, nil
@@ -80,6 +74,25 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*Snapshot, error
 		}
 		return nil
 	})
+}
+
+// ourRules lists the policy rules that carry Protocol.
+func (h *Host) ourRules() (ours []Rule, err error) {
+	for _, family := range h.families() {
+		rules, err := h.nl.RuleList(family)
+		if err != nil {
+			if errors.Is(err, unix.EOPNOTSUPP) { // kernel without policy routing: none, and none can be made
+				continue
+			}
+			return nil, fmt.Errorf("list rules: %w", err)
+		}
+		for _, r := range rules {
+			if r.Protocol == Protocol {
+				ours = append(ours, toRule(r, family))
+			}
+		}
+	}
+	return ours, nil
 }
 
 // Link finds one device by name; ok is false when there is none.

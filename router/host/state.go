@@ -159,7 +159,9 @@ type Snapshot struct {
 	Addresses []Address
 	Routes    []Route // of the main table
 	Rules     []Rule  // those that carry Protocol
-	Sysctls   map[string]string
+	// Gates are those of weft's devices, each as its String has it; one that does not stand as it should has another text.
+	Gates   map[string]string
+	Sysctls map[string]string
 }
 
 // Link finds a device by name.
@@ -195,6 +197,7 @@ type Change struct {
 	Address   *Address
 	Route     *Route // Set replaces the route of the same prefix and metric in one step
 	Rule      *Rule
+	Gate      *Gate // Set keeps it for a device that is not there yet
 	Neighbour *Neighbour
 	Sysctl    *Sysctl // Set only
 }
@@ -213,6 +216,8 @@ func (c Change) String() string {
 		return op + "route " + c.Route.String()
 	case c.Rule != nil:
 		return op + "rule " + c.Rule.String()
+	case c.Gate != nil:
+		return op + "gate " + c.Gate.String()
 	case c.Neighbour != nil:
 		return fmt.Sprintf("%sneighbour %s lladdr %s dev %s underlay %t", op, c.Neighbour.Addr, c.Neighbour.MAC,
 			c.Neighbour.Link, c.Neighbour.Underlay)
@@ -225,7 +230,7 @@ func (c Change) String() string {
 // Event says that something which weft depends on may have changed outside of it. It names no detail: the receiver reads
 // the state anew.
 type Event struct {
-	What string // "link", "address", "route", "rule", "filter", GuardGone, or "lost" when events were missed
+	What string // "link", "address", "route", "rule", "gate", "filter", GuardGone, or "lost" when events were missed
 	Name string // of the link, where there is one
 }
 

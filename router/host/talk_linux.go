@@ -66,6 +66,7 @@ func (r *refusal) Error() string {
 	what := map[uint16]string{
 		unix.RTM_NEWLINK: "change link", unix.RTM_SETLINK: "mark link", unix.RTM_DELLINK: "delete link", unix.RTM_GETLINK: "find link", unix.RTM_NEWADDR: "give address", unix.RTM_GETROUTE: "list routes",
 		unix.RTM_NEWNEIGH: "tell neighbour", unix.RTM_NEWROUTE: "set route", unix.RTM_DELROUTE: "remove route",
+		unix.RTM_NEWQDISC: "make room for programs", unix.RTM_NEWTFILTER: "load program", unix.RTM_DELTFILTER: "remove program", unix.RTM_GETTFILTER: "list programs",
 	}[r.kind]
 	return what + ": " + r.errno.Error()
 }

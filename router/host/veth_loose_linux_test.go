@@ -69,7 +69,7 @@ func TestALoosePairWorksOnceSomebodyHasMovedItsEnd(t *testing.T) {
 			return err
 		})
 		pod.Do(func() error {
-			c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", net.JoinHostPort(addr, "80"))
+			c, err := (&net.Dialer{Timeout: time.Minute}).DialContext(t.Context(), "tcp", net.JoinHostPort(addr, "80"))
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,8 @@ const watchBuffer = 1 << 20
 func (h *Host) Watch(ctx context.Context) (<-chan Event, error) {
 	// Deletions matter, and what comes up; addresses and routes of others come and go without our business.
 	route, err := h.listen(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+		unix.RTNLGRP_TC)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func (h *Host) Watch(ctx context.Context) (<-chan Event, error) {
 		_ = filter.Close()
 	})
 	var readers sync.WaitGroup
-	readers.Go(func() { follow(route, events, routeEvent) })
+	readers.Go(func() { follow(route, events, h.routeEvent) })
 	readers.Go(func() { follow(filter, events, filterEvent) })
 	go func() {
 		readers.Wait()
@@ -109,7 +110,7 @@ func offer(events chan<- Event, e Event) {
 	}
 }
 
-func routeEvent(m syscall.NetlinkMessage) (Event, bool) {
+func (h *Host) routeEvent(m syscall.NetlinkMessage) (Event, bool) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		attrs, err := syscall.ParseNetlinkRouteAttr(&m)
@@ -133,6 +134,8 @@ func routeEvent(m syscall.NetlinkMessage) (Event, bool) {
 		return Event{What: "route"}, m.Header.Flags&unix.NLM_F_REPLACE != 0 && len(m.Data) > 5 && m.Data[5] != Protocol
 	case unix.RTM_DELRULE:
 		return Event{What: "rule"}, true
+	case unix.RTM_DELTFILTER, unix.RTM_DELQDISC:
+		return Event{What: "gate"}, h.gateEvent(m.Header.Type, m.Data)
 	}
 	return Event{}, false
 }

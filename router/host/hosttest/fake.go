@@ -127,7 +127,7 @@ func (h *Host) Snapshot(ctx context.Context, sysctls []string) (*host.Snapshot, 
 	defer h.mu.Unlock()
 	s := &host.Snapshot{
 		Links: slices.Clone(h.state.Links), Addresses: slices.Clone(h.state.Addresses),
-		Routes: slices.Clone(h.state.Routes), Rules: slices.Clone(h.state.Rules), Sysctls: map[string]string{},
+		Routes: slices.Clone(h.state.Routes), Rules: slices.Clone(h.state.Rules), Gates: maps.Clone(h.state.Gates), Sysctls: map[string]string{},
 	}
 	for _, key := range sysctls {
 		if v, ok := h.state.Sysctls[key]; ok {
@@ -197,6 +197,13 @@ func (h *Host) apply(c host.Change) error {
 			func(a, b host.Route) bool { return a.Dst == b.Dst && a.Metric == b.Metric })
 	case c.Rule != nil:
 		h.state.Rules = replace(h.state.Rules, *c.Rule, set, func(a, b host.Rule) bool { return a == b })
+	case c.Gate != nil && set:
+		if h.state.Gates == nil {
+			h.state.Gates = make(map[string]string)
+		}
+		h.state.Gates[c.Gate.Link] = c.Gate.String()
+	case c.Gate != nil:
+		delete(h.state.Gates, c.Gate.Link)
 	case c.Neighbour != nil:
 		h.neighbours = replace(h.neighbours, *c.Neighbour, set, func(a, b host.Neighbour) bool {
 			return a.Link == b.Link && a.Underlay == b.Underlay && (a.Underlay && a.MAC == b.MAC || !a.Underlay && a.Addr == b.Addr)
