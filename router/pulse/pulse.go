@@ -152,7 +152,7 @@ func (p *Pulse) answer(now time.Time, a host.Echo, full int) {
 	if w.sent.After(p.heard) {
 		p.heard, p.waited = w.sent, 0
 	}
-	rtt := max(a.At.Sub(w.sent), time.Microsecond)
+	rtt := took(w.sent, a.At, now)
 	if p.RTT == 0 {
 		p.RTT = rtt
 	}
@@ -160,7 +160,17 @@ func (p *Pulse) answer(now time.Time, a host.Echo, full int) {
 	if !w.bold {
 		p.Loss *= 0.9
 	}
-	p.passed(now, a.At, w, full)
+	p.passed(now, w.sent.Add(rtt), w, full)
+}
+
+// took is how long an answer was on its way. The kernel's stamp is of the wall clock, which jumps; where that says what
+// cannot be, the time until now is all that is known.
+func took(sent, stamp, now time.Time) time.Duration {
+	most := max(now.Sub(sent), time.Microsecond)
+	if rtt := stamp.Sub(sent); rtt >= 0 && rtt <= most {
+		return max(rtt, time.Microsecond)
+	}
+	return most
 }
 
 // Felt tells that something came through the tunnel from the peer since the last look, whatever it was.

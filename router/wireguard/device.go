@@ -81,5 +81,21 @@ type Change struct {
 	Allowed   []netip.Prefix // added, and taken from whoever has them
 }
 
+// carryOut makes a device take the steps. Where one fails, those who are not wanted go all the same: in the steps they come
+// last, so that no block is nobody's for a moment, and one who was removed must not stay for want of memory for another.
+func carryOut(ctx context.Context, d Device, steps []Config, unwanted Config) error {
+	for _, c := range steps {
+		err := d.Configure(ctx, c)
+		if err == nil {
+			continue
+		}
+		if !unwanted.empty() && !errors.Is(err, ErrNoDevice) && !errors.Is(err, ErrAway) {
+			err = errors.Join(err, d.Configure(ctx, unwanted))
+		}
+		return err
+	}
+	return nil
+}
+
 // empty reports whether nothing would change.
 func (c Config) empty() bool { return c.Private == nil && c.Port == nil && len(c.Peers) == 0 }

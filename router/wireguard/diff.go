@@ -116,6 +116,16 @@ func diff(have State, want wanted, stranger Key) (steps []Config) {
 	return steps
 }
 
+// dismiss removes the peers that are not wanted, and changes nothing else.
+func dismiss(have State, want wanted) (c Config) {
+	for _, public := range slices.SortedFunc(maps.Keys(have.Peers), compareKeys) {
+		if !slices.ContainsFunc(want.peers, func(w wantedPeer) bool { return w.public == public }) {
+			c.Peers = append(c.Peers, Change{Public: public, Remove: true})
+		}
+	}
+	return c
+}
+
 // clamp is a private key as devices tell it: the bits that X25519 takes as given are set.
 func clamp(k Key) Key {
 	if !k.IsZero() {

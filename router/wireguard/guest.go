@@ -33,10 +33,8 @@ func Welcome(ctx context.Context, d Device, private Key, port uint16, guests []G
 	slices.SortFunc(want.peers, func(a, b wantedPeer) int { return compareKeys(a.public, b.public) })
 	stranger := Key{1} // a point of small order: nobody has its private key
 	steps := diff(have, want, stranger)
-	for _, c := range steps {
-		if err := d.Configure(ctx, c); err != nil {
-			return State{}, fmt.Errorf("welcome clients: %w", err)
-		}
+	if err := carryOut(ctx, d, steps, dismiss(have, want)); err != nil {
+		return State{}, fmt.Errorf("welcome clients: %w", err)
 	}
 	if len(steps) == 0 {
 		return have, nil

@@ -167,10 +167,9 @@ func (t *transport) sync(ctx context.Context, now time.Time) error {
 		}
 	}
 	if t.removeAnew(have, &want) {
-		for _, c := range diff(have, wanted{private: t.private, port: t.port, peers: without(want.peers, t.tunnels)}, t.stranger) {
-			if err := t.device.Configure(ctx, c); err != nil {
-				return err
-			}
+		rest := wanted{private: t.private, port: t.port, peers: without(want.peers, t.tunnels)}
+		if err := carryOut(ctx, t.device, diff(have, rest, t.stranger), dismiss(have, want)); err != nil {
+			return err
 		}
 		if have, err = t.device.State(ctx); err != nil {
 			return err
@@ -178,10 +177,8 @@ func (t *transport) sync(ctx context.Context, now time.Time) error {
 	}
 	t.holders = holders
 	steps := diff(have, want, t.stranger)
-	for _, c := range steps {
-		if err := t.device.Configure(ctx, c); err != nil {
-			return err
-		}
+	if err := carryOut(ctx, t.device, steps, dismiss(have, want)); err != nil {
+		return err
 	}
 	if len(steps) > 0 {
 		if have, err = t.device.State(ctx); err != nil {
