@@ -2,6 +2,7 @@ package weftd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,7 +50,7 @@ func up(settings []string) int {
 		Founded:   func(r control.InitReply) { fmt.Fprintln(os.Stdout, "founded", r.Token, strings.Join(r.Notes, " ")) },
 		Addressed: func(r control.TokenReply) { fmt.Fprintln(os.Stdout, "addressed", r.Token) },
 	}
-	if err := disable(os.Getenv("WITHOUT")); err != nil {
+	if err := errors.Join(disable(os.Getenv("WITHOUT")), stray(os.Getenv("STRAY"))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -72,7 +73,7 @@ func up(settings []string) int {
 	stop()
 	// A probe of memberlist that is under way when it is shut down ends by its own time, 8 s at most.
 	leak := goleak.Find()
-	for end := time.Now().Add(10 * time.Second); leak != nil && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); leak != nil && time.Now().Before(end); {
 		leak = goleak.Find() // waits a second itself
 	}
 	if leak != nil {

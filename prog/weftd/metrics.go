@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -68,8 +69,8 @@ var (
 	metricPeerUp     = metric{"weft_peer_up", "1 when the peer answers through the transport in use; left out while it sleeps for want of traffic.", gauge, []string{"peer", "transport"}}
 	metricPeerRTT    = metric{"weft_peer_rtt_seconds", "Round trip to the peer.", gauge, []string{"peer"}}
 	metricPeerLoss   = metric{"weft_peer_loss_ratio", "Loss of recent probes to the peer, 0 to 1.", gauge, []string{"peer"}}
-	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Bytes from the peer through the transport in use: what was inside of the tunnel, or, with WireGuard, what its device counts, with its own headers and handshakes. Nobody counts them for VXLAN: 0.", counter, []string{"peer"}}
-	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Bytes to the peer through the transport in use: what was inside of the tunnel, or, with WireGuard, what its device counts, with its own headers and handshakes. Nobody counts them for VXLAN: 0.", counter, []string{"peer"}}
+	metricPeerRx     = metric{"weft_peer_receive_bytes_total", "Bytes from the peer through the transport in use: what was inside of the tunnel, or, with WireGuard, what its device counts, with its own headers and handshakes. Nobody counts them for VXLAN: 0.", counter, []string{"peer", "transport"}}
+	metricPeerTx     = metric{"weft_peer_transmit_bytes_total", "Bytes to the peer through the transport in use: what was inside of the tunnel, or, with WireGuard, what its device counts, with its own headers and handshakes. Nobody counts them for VXLAN: 0.", counter, []string{"peer", "transport"}}
 	metricPeerKey    = metric{"weft_peer_key_age_seconds", "Age of the session key with the peer.", gauge, []string{"peer"}}
 	metricAddresses  = metric{"weft_ipam_addresses", "IPv4 addresses by state: used and free are ours, unreachable are others'.", gauge, []string{"state"}}
 	metricConfirmed  = metric{"weft_ipam_confirmed", "1 when a quorum was heard since the start.", gauge, nil}
@@ -111,8 +112,10 @@ func (d *daemon) collect(ctx context.Context, emit func(m metric, value float64,
 			emit(metricPeerRTT, p.RTTms/1000, p.ID)
 		}
 		emit(metricPeerLoss, p.Loss, p.ID)
-		emit(metricPeerRx, float64(p.RxBytes), p.ID)
-		emit(metricPeerTx, float64(p.TxBytes), p.ID)
+		if p.Transport != "" { // each counts by itself
+			emit(metricPeerRx, float64(p.RxBytes), p.ID, p.Transport)
+			emit(metricPeerTx, float64(p.TxBytes), p.ID, p.Transport)
+		}
 		if p.KeyAgeS >= 0 {
 			emit(metricPeerKey, float64(p.KeyAgeS), p.ID)
 		}
@@ -173,6 +176,7 @@ func (n *node) events(ctx context.Context) []event {
 		all = append(all, event{"sleeve", "drop_" + kind, count})
 	}
 	byPeer := map[string]uint64{}
+	maps.Copy(byPeer, stats.Gone) // a counter that went back when a peer is removed would look like a flood
 	for _, p := range stats.Peers {
 		for kind, count := range p.Drops {
 			byPeer[kind] += count

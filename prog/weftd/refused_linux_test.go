@@ -38,19 +38,19 @@ func TestRefusals(t *testing.T) {
 		network  string // of a port that another program has
 		address  string
 		settings []string
-		want     string // PID stands for the other program's
+		want     string // PROGRAM and PID stand for the other program's
 	}{
 		{
 			"the metrics port is taken", "tcp", "127.0.0.1:6782", nil,
-			"weft: cannot open TCP port 6782 (weftd.test (pid PID) has it). Stop that program, or choose another port with --metrics-listen",
+			"weft: cannot open TCP port 6782 (PROGRAM (pid PID) has it). Stop that program, or choose another port with --metrics-listen",
 		},
 		{
 			"the weft port is taken over UDP", "udp", "0.0.0.0:6783", nil,
-			"weft: cannot open UDP port 6783 (weftd.test (pid PID) has it). Stop that program, or choose another port with --listen",
+			"weft: cannot open UDP port 6783 (PROGRAM (pid PID) has it). Stop that program, or choose another port with --listen",
 		},
 		{
 			"the weft port is taken over TCP", "tcp", "[::]:6783", nil,
-			"weft: cannot open TCP port 6783 (weftd.test (pid PID) has it). Stop that program, or choose another port with --listen",
+			"weft: cannot open TCP port 6783 (PROGRAM (pid PID) has it). Stop that program, or choose another port with --listen",
 		},
 		{
 			"the address is not ours", "", "",
@@ -87,7 +87,7 @@ func TestRefusals(t *testing.T) {
 			if c.network != "" {
 				other := holder(c.network, c.address)
 				defer other.Kill()
-				want = strings.ReplaceAll(want, "PID", fmt.Sprint(other.Pid()))
+				want = strings.NewReplacer("PROGRAM", filepath.Base(testBinary(t)), "PID", fmt.Sprint(other.Pid())).Replace(want)
 			}
 			got := m.refused(m.command(c.settings...))
 			if got != want && (want != "weft: " || !strings.HasPrefix(got, want)) {

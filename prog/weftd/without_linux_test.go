@@ -1,6 +1,8 @@
 package weftd
 
 import (
+	"errors"
+	"os"
 	"runtime"
 	"unsafe"
 
@@ -20,6 +22,37 @@ func disable(what string) error {
 		return err
 	}
 	return refuseIPv6()
+}
+
+// stray leaves the process's first thread in another network namespace, where any thread is while it does something in a
+// pod. There it stays: Go uses no thread again whose goroutine ended with it locked.
+func stray(path string) error {
+	if path == "" {
+		return nil
+	}
+	ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ns)
+	const tries = 10_000 // until a goroutine runs on the first thread, which has nothing else to do
+	for range tries {
+		first, entered := make(chan bool), make(chan error, 1)
+		go func() {
+			runtime.LockOSThread()
+			if unix.Gettid() != os.Getpid() {
+				runtime.UnlockOSThread()
+				first <- false
+				return
+			}
+			entered <- unix.Setns(ns, unix.CLONE_NEWNET)
+			first <- true
+		}()
+		if <-first {
+			return <-entered
+		}
+	}
+	return errors.New("no goroutine ran on the first thread")
 }
 
 // refuseIPv6 makes socket(2) refuse IPv6 in this process and those that it starts, as a kernel without IPv6 does.

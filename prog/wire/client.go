@@ -110,14 +110,17 @@ func (c *Client) Punch(ctx context.Context, to peer.ID, at []netip.AddrPort) err
 	return err
 }
 
-// set pushes desired state and keeps it for Replace.
+// set pushes desired state and keeps it for Replace. What may not have arrived is not kept, and neither is what was wanted
+// before it: it may name somebody who was removed.
 func (c *Client) set(ctx context.Context, k kind, body []byte) error {
-	if _, err := c.call(ctx, k, body); err != nil {
+	_, err := c.call(ctx, k, body)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.desired, k)
 		return err
 	}
-	c.mu.Lock()
 	c.desired[k] = body
-	c.mu.Unlock()
 	return nil
 }
 

@@ -230,7 +230,7 @@ func FuzzControl(f *testing.F) {
 		defer u.Close()
 		hello := appendHelloRequest(nil, "fuzz")
 		greeting := append(appendHeader(nil, header{size: len(hello), version: protocol, kind: kindHello, id: 1}), hello...)
-		_ = u.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = u.SetDeadline(time.Now().Add(patience))
 		if _, err := u.Write(slices.Concat(greeting, b)); err != nil {
 			return
 		}

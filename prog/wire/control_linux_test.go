@@ -42,7 +42,7 @@ func TestMalformedFramesEndOnlyTheirConnection(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		_ = u.CloseWrite()
-		_ = u.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = u.SetReadDeadline(time.Now().Add(patience))
 		if _, err := bufio.NewReader(u).WriteTo(discard{}); err != nil && !errors.Is(err, unix.ECONNRESET) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -83,7 +83,7 @@ func TestAControllerOfAnotherMajorVersionMayAskForRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Close()
-	_ = u.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = u.SetDeadline(time.Now().Add(patience))
 	other := tlv.V(protocol.Major()+1, 0)
 	if _, err := u.Write(appendHeader(nil, header{version: other, kind: kindHello, id: 5})); err != nil {
 		t.Fatal(err)

@@ -76,7 +76,7 @@ func (s *station) listen(addr netip.Addr) error {
 
 // tell pushes all that a weftd pushes after it attached.
 func (s *station) tell(c *Client) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var peers []Peer
 	var tunnels []router.Tunnel
@@ -347,7 +347,11 @@ func pings(t *testing.T, from *netlab.Host, to netip.Addr) {
 
 func nsOf(t *testing.T, pid int) string {
 	t.Helper()
-	s, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	path := fmt.Sprintf("/proc/%d/ns/net", pid)
+	if pid == os.Getpid() {
+		path = "/proc/thread-self/ns/net" // the process's is that of its first thread, which may be inside a host just now
+	}
+	s, err := os.Readlink(path)
 	if err != nil {
 		t.Fatal(err)
 	}

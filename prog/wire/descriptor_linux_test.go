@@ -66,7 +66,7 @@ func TestTCPConnectionsAreHandedOver(t *testing.T) {
 	if _, err := refused.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	_ = refused.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = refused.SetReadDeadline(time.Now().Add(patience))
 	if n, err := refused.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("without a controller a connection stays open: %d, %v", n, err)
 	}

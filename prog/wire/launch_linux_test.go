@@ -54,7 +54,7 @@ func (s *supervisor) launch(_ context.Context, beside bool) error {
 // hears waits for one message.
 func (s *supervisor) hears(want string) error {
 	b := make([]byte, 256)
-	if err := s.notices.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := s.notices.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	n, err := s.notices.Read(b)

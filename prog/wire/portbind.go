@@ -31,13 +31,17 @@ type foreign struct {
 	turned  time.Time
 }
 
-// offer is called by the engine for datagrams of WireGuard's, of size bytes each back to back; they are lent.
-func (f *foreign) offer(run []byte, size int, from netip.AddrPort) {
+// offer is called by the engine for datagrams of WireGuard's, of size bytes each back to back; they are lent. While there is no
+// device nothing is taken, and the engine may hold back what comes.
+func (f *foreign) offer(run []byte, size int, from netip.AddrPort) (taken bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if len(f.binds) == 1 {
+	switch len(f.binds) {
+	case 0:
+		return false
+	case 1:
 		f.binds[0].push(run, size, from)
-		return
+		return true
 	}
 	for len(run) > 0 {
 		n := min(size, len(run))
@@ -58,6 +62,7 @@ func (f *foreign) offer(run []byte, size int, from netip.AddrPort) {
 		}
 		run = run[n:]
 	}
+	return true
 }
 
 // receiver is the device that a datagram is for; nil when it is nobody's, or a first message. mu is held for reading.

@@ -97,7 +97,7 @@ func TestOtherUsersAreRefused(t *testing.T) {
 			defer u.Close()
 			hello := appendHelloRequest(nil, "intruder")
 			_, _ = u.Write(append(appendHeader(nil, header{size: len(hello), version: protocol, kind: kindHello, id: 1}), hello...))
-			_ = u.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = u.SetReadDeadline(time.Now().Add(patience))
 			if n, err := u.Read(make([]byte, 100)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 				answer <- fmt.Errorf("got %d bytes, %w", n, err)
 				return

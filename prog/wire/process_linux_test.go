@@ -93,7 +93,7 @@ func detach(t testing.TB, c *Client) {
 }
 
 // patience is for what a machine with nothing else to do does at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
@@ -264,7 +264,7 @@ func TestASilentWireIsReplaced(t *testing.T) {
 	if !processExists(pid) {
 		t.Error("an impatient caller killed a wire")
 	}
-	o.Timeout = 4 * time.Second // for the new one too
+	o.Timeout = 10 * time.Second // for the new one too
 	if c := mustEnsure(t, o); c.Hello().PID == pid || processExists(pid) {
 		t.Errorf("the stopped wire is still there; hello %+v", c.Hello())
 	}

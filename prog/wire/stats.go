@@ -44,7 +44,8 @@ func appendStats(dst []byte, s Stats) []byte {
 	} {
 		dst = tlv.AppendUint64(dst, 3+uint16(i), v)
 	}
-	return tlv.AppendUint64(dst, 10, s.Flood)
+	dst = tlv.AppendUint64(dst, 10, s.Flood)
+	return tlv.AppendList(dst, 11, tally(s.Gone))
 }
 
 func parseStats(b []byte) (Stats, error) {
@@ -72,6 +73,7 @@ func parseStats(b []byte) (Stats, error) {
 		*v = r.Uint64(3 + uint16(i))
 	}
 	s.Flood = r.Uint64(10)
+	s.Gone = parseTally(r, 11)
 	return s, r.Err()
 }
 

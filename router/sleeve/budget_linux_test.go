@@ -111,8 +111,8 @@ func TestFloodIsWeighedBeforeItCosts(t *testing.T) {
 	if _, why := h.weigh(n, wrong, stranger(0), now); why != dropMAC {
 		t.Errorf("a handshake with a wrong mac is dropped for %v", why)
 	}
-	for i := range 3 * strangerBurst {
-		h.weigh(n, recorded, stranger(i), now)
+	for i := 0; !h.limits.spent(false, now); i++ {
+		h.limits.admit(stranger(i).Endpoint.Addr(), false, false, false, now)
 	}
 	for name, msg := range map[string][]byte{"a recorded handshake": recorded, "one with a wrong mac, which is not looked at": wrong} {
 		if _, why := h.weigh(n, msg, stranger(1), now); why != dropRate {
@@ -139,6 +139,24 @@ func TestFloodIsWeighedBeforeItCosts(t *testing.T) {
 	if w, _ := h.weigh(n, proof, stranger(3), now); w == worthAllFirst {
 		t.Error("a proof of one address is good for another")
 	}
+
+	for i := range repeatMost {
+		h.weigh(n, recorded, stranger(i), now)
+	}
+	h.limits = newLimits()
+	if _, why := h.weigh(n, proof, at, now); why != dropOldCounter {
+		t.Errorf("a recording that came %d times is dropped for %v, though it proves an address", repeatMost, why)
+	}
+	if w, why := h.weigh(n, recorded, path.Direct(a.addr), now); w != worthAllFirst {
+		t.Errorf("the same from where a is is worth %v (%v): it must not be judged by what strangers send", w, why)
+	}
+	_, fresh, err := noise.Initiate(a.e.node.Load().local, n.local.Key.Public(), 7, noise.Offer{Counter: 2, Ciphers: []uint8{1}, PSKs: []noise.ID{{1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w, why := h.weigh(n, fresh, stranger(4), now); w != worthAll {
+		t.Errorf("meanwhile a stranger that nobody has seen is worth %v (%v)", w, why)
+	}
 }
 
 // BenchmarkStrangersHandshake is what one handshake of a flood costs the receive worker beyond taking it from the socket.
@@ -164,11 +182,11 @@ func BenchmarkStrangersHandshake(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			now := time.Now() // stands still, so nothing is given back
-			for c.spent && !h.spent(false, now) {
-				h.weigh(n, recorded, from, now)
+			for c.spent && !h.limits.spent(false, now) {
+				h.limits.admit(from.Endpoint.Addr(), false, false, false, now)
 			}
 			if !c.spent {
-				h.limits = newLimits()
+				h.limits, h.repeats = newLimits(), repeats{}
 			}
 			b.ReportAllocs()
 			for b.Loop() {

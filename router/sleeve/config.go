@@ -61,7 +61,8 @@ type Config struct {
 	// Foreign gets the datagrams of WireGuard's that come to the port, those that came together in one run: size bytes each,
 	// back to back, the last may be shorter. The run is lent until it returns, and the worker that reads the socket waits for
 	// it. nil: they are dropped as malformed.
-	Foreign func(run []byte, size int, from netip.AddrPort)
+	// It answers whether anybody takes any: if not, they are held back as other floods are.
+	Foreign func(run []byte, size int, from netip.AddrPort) (taken bool)
 	// Dial opens a TLS stream (ALPN weft-data/1) to an address where a peer takes datagrams; nil: none is opened. Nothing
 	// depends on who answers.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)

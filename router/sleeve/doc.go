@@ -63,7 +63,8 @@
 //
 // Where no datagram passes, they travel in a TCP connection (TLS with ALPN weft-data/1, which prog/wire wraps and unwraps):
 // each behind its length, two bytes. All that is said of datagrams holds for those in a stream. A connection that brings
-// nothing from a peer within 10 seconds is closed, and of 64 such the oldest makes room.
+// nothing from a peer within 10 seconds is closed, and of 64 such the oldest makes room; of more than eight of one peer the
+// one goes that has been idle for longest.
 //
 // Unknown kinds are dropped and counted, so new ones may be added; the layout itself is fixed by the version in the
 // handshake.

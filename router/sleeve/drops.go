@@ -57,6 +57,13 @@ type drops [reasons]atomic.Uint64
 
 func (d *drops) add(r reason, n int) { d[r].Add(uint64(n)) }
 
+// take adds what another has counted.
+func (d *drops) take(other *drops) {
+	for r := range d {
+		d[r].Add(other[r].Load())
+	}
+}
+
 func (d *drops) snapshot() map[string]uint64 {
 	m := make(map[string]uint64)
 	for r := range d {

@@ -38,7 +38,7 @@ var (
 type Engine struct {
 	log     *slog.Logger
 	start   time.Time // of the engine's clock, which does not follow the wall clock
-	foreign func(run []byte, size int, from netip.AddrPort)
+	foreign func(run []byte, size int, from netip.AddrPort) (taken bool)
 	dialer  func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 	node    atomic.Pointer[node]      // nil without an identity
@@ -58,6 +58,7 @@ type Engine struct {
 
 	indexes    directory
 	drops      drops
+	gone       drops // of peers that are peers no more
 	handshakes handshakes
 	controls   controls
 	kick       chan struct{} // a link has something to do

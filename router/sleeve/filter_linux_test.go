@@ -30,8 +30,11 @@ func sorts() map[class][][]byte {
 		classBare:   {sized(noise.TypeInitiation, noise.MinInitiation, 0), sized(noise.TypeInitiation, noise.MaxMessage, 0)},
 		classSealed: first(firstLane, firstLane+1, firstLane+lanes-1),
 		classOther: append(first(0, 5, 0x0f, 0x11, 0x12, 0x13, 0x1f, 0x30, 0xff),
-			sized(noise.TypeInitiation, noise.MinInitiation-1, 0), []byte{noise.TypeInitiation}),
-		classes: first(1, 2, 3, 4), // WireGuard's: of no class
+			sized(noise.TypeInitiation, noise.MinInitiation-1, 0), []byte{noise.TypeInitiation},
+			[]byte{1}, []byte{4, 0, 0, 0}, sized(2, minForeign-1, 0), append([]byte{3, 0, 1}, make([]byte, minForeign)...)),
+	}
+	for kind := range byte(maxForeign) {
+		m[classForeign] = append(m[classForeign], sized(kind+1, minForeign, 0), sized(kind+1, 1400, 7))
 	}
 	for i := range sieveProof {
 		b := sized(noise.TypeInitiation, noise.MinInitiation, 0)
@@ -40,6 +43,9 @@ func sorts() map[class][][]byte {
 	}
 	return m
 }
+
+// endMark looks like WireGuard's, and passes unless that is what is held back.
+var endMark = append([]byte{1}, make([]byte, minForeign)...)
 
 // never is an n for which one of 2^n practically never comes.
 const never = 31
@@ -73,9 +79,13 @@ func TestFilterTellsTheClassesApart(t *testing.T) {
 		}
 		known := open(c.known)
 		// arrives sends datagrams one by one, and after each a mark that always passes.
+		held := classes
 		arrives := func(from *net.UDPConn, b []byte) bool {
 			t.Helper()
-			mark := []byte{1, 'm', 'a', 'r', 'k'}
+			mark := append([]byte{1, 0, 0, 0}, "a mark, as WireGuard's messages begin"...)
+			if classForeign == held {
+				mark = []byte("a mark, as nothing begins")
+			}
 			if _, err := from.Write(b); err != nil {
 				t.Fatal(err)
 			}
@@ -104,16 +114,16 @@ func TestFilterTellsTheClassesApart(t *testing.T) {
 			}
 			list = append(list, netip.MustParseAddr(c.known))
 		}
-		for held := range classes {
+		for held = range classes {
 			var h holes
 			h[held] = never
-			if err := sock.filter(h.program(at.Is6(), list)); err != nil {
+			if err := sock.filter(h.program(at.Is6(), list, nil)); err != nil {
 				t.Fatal(err)
 			}
 			for sort, all := range sorts() {
 				for _, b := range all {
 					name := fmt.Sprintf("%v: class %d held back: %d bytes of %#x, class %d", at, held, len(b), b[0], sort)
-					if is, ok := classOf(b); ok != (sort < classes) || ok && is != sort {
+					if is := classOf(b); is != sort {
 						t.Errorf("%s: the worker takes it for %d", name, is)
 					}
 					if got := arrives(stranger, b); got == (sort == held) {
@@ -125,6 +135,7 @@ func TestFilterTellsTheClassesApart(t *testing.T) {
 				}
 			}
 		}
+		held = classes
 		if err := sock.filter(nil); err != nil || !arrives(stranger, []byte{0xff}) {
 			t.Errorf("%v: without a filter nothing arrives (%v)", at, err)
 		}
@@ -149,8 +160,9 @@ func TestFilterFindsEveryAddress(t *testing.T) {
 		for i := range n {
 			list = append(list, from(2*i+1))
 		}
-		h := holes{never, never, never, never}
-		if err := sock.filter(h.program(false, list)); err != nil {
+		h := holes{never, never, never, never, never}
+		h[classForeign] = 0 // they mark the end
+		if err := sock.filter(h.program(false, list, nil)); err != nil {
 			t.Fatal(err)
 		}
 		var got []netip.Addr
@@ -159,14 +171,14 @@ func TestFilterFindsEveryAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, b := range [][]byte{{0xff}, {1}} { // WireGuard's always pass, and mark the end
+			for _, b := range [][]byte{{0xff}, endMark} {
 				if _, err := conn.Write(b); err != nil {
 					t.Fatal(err)
 				}
 			}
 			conn.Close()
 			_ = sock.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-			for buf := make([]byte, 16); ; {
+			for buf := make([]byte, 64); ; {
 				if _, _, err := sock.conn.ReadFromUDPAddrPort(buf); err != nil {
 					t.Fatal(err)
 				}
@@ -225,7 +237,7 @@ func TestFloodOfStrangersIsHeldBack(t *testing.T) {
 		defer c.Close()
 		buf := make([]byte, 4096)
 		for range n {
-			for _, b := range [][]byte{{0xff, 0xff}, {1}} {
+			for _, b := range [][]byte{{0xff, 0xff}, endMark} {
 				if _, err := c.Write(b); err != nil {
 					t.Fatal(err)
 				}
@@ -278,7 +290,7 @@ func TestFloodOfStrangersIsHeldBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := from.Write([]byte{1}); err != nil {
+	if _, err := from.Write(endMark); err != nil {
 		t.Fatal(err)
 	}
 	lost := e.Stats().Drops["buffer"]

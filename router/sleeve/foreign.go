@@ -25,7 +25,7 @@ func (e *Engine) SendForeign(run []byte, size int, to netip.AddrPort) error {
 	}
 	p := newPort(sock)
 	for len(run) > 0 {
-		n := min(len(run), size*min(maxSegments, maxSend/size))
+		n := min(len(run), size*max(1, min(maxSegments, maxSend/size)))
 		if _, err := p.run(run[:n], size, to, 0); err != nil {
 			return fmt.Errorf("send to %s: %w", to, err)
 		}

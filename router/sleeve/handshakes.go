@@ -44,6 +44,7 @@ type handshakes struct {
 	mu      sync.Mutex // guards what follows
 	cookies noise.Cookies
 	limits  *limits
+	repeats repeats
 }
 
 // offer copies b and queues it, if it may cost so much.
@@ -93,8 +94,10 @@ func (h *handshakes) weigh(n *node, b []byte, from path.Path, now time.Time) (wo
 	if from.Direct() && !known {
 		h.sieve.saw(b)
 	}
-	if from.Direct() && bare && h.spent(known, now) {
-		return worthNothing, dropRate // whoever it is from: all that is given is given
+	if from.Direct() {
+		if why := h.worthless(b, bare, known, now); why != reasons {
+			return worthNothing, why
+		}
 	}
 	if n.local.Key.Check(b) != nil {
 		return worthNothing, dropMAC
@@ -109,11 +112,17 @@ func (h *handshakes) weigh(n *node, b []byte, from path.Path, now time.Time) (wo
 	return w, reasons
 }
 
-// spent reports whether nothing is left for those who prove nothing.
-func (h *handshakes) spent(known bool, now time.Time) bool {
+// worthless tells, before anything is computed, why an initiation gets nothing; reasons if it may get something.
+func (h *handshakes) worthless(b []byte, bare, known bool, now time.Time) reason {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.limits.spent(known, now)
+	switch {
+	case !known && h.repeats.again(b):
+		return dropOldCounter
+	case bare && h.limits.spent(known, now):
+		return dropRate // whoever it is from: all that is given is given
+	}
+	return reasons
 }
 
 // source is whom a handshake is charged to: a relay answers for those whom it carries for.

@@ -2,6 +2,7 @@ package sleeve
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"weft/crypto/noise"
@@ -80,8 +81,11 @@ func (in *inbound) foreign(b []byte, size int) (n int) {
 		}
 		n += len(next)
 	}
-	if n > 0 {
-		in.e.foreign(b[:n:n], size, in.from.Endpoint)
+	if n > 0 && !in.e.foreign(b[:n:n], size, in.from.Endpoint) {
+		for d := range slices.Chunk(b[:n], size) {
+			in.e.drops.add(dropMalformed, 1)
+			in.e.handshakes.saw(d, in.from)
+		}
 	}
 	return n
 }

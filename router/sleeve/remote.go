@@ -133,13 +133,26 @@ func (r *remote) keep(q queued, why sparse.Cause) *sending {
 
 // waiting takes the held packets away; the lock is held.
 func (r *remote) waiting(now int64) []queued {
+	r.expire(now)
 	q := r.queue
 	r.queue, r.queueN = nil, 0
-	for len(q) > 0 && now-q[0].at > int64(queueLife) {
-		r.drops.add(dropNoSession, 1)
-		q = q[1:]
-	}
 	return q
+}
+
+// expire drops what has waited for too long; the lock is held.
+func (r *remote) expire(now int64) {
+	old := 0
+	for old < len(r.queue) && now-r.queue[old].at > int64(queueLife) {
+		r.queueN -= len(r.queue[old].b)
+		old++
+	}
+	if old == 0 {
+		return
+	}
+	r.drops.add(dropNoSession, old)
+	if r.queue = slices.Delete(r.queue, 0, old); len(r.queue) == 0 {
+		r.queue = nil
+	}
 }
 
 // close ends the session at once.

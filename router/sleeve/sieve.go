@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/bpf"
-
 	"weft/crypto/noise"
 )
 
@@ -15,7 +13,8 @@ import (
 // while strangers flood the port the kernel is told to drop most of what they send, by a socket filter. What comes from where
 // a peer is, or is said to be, always passes: hence no honest datagrams are judged by a forged one either that the kernel
 // has put in front of them, since it puts together only what has one source. Of the rest so many pass that who is new, or has
-// just moved, is still taken in.
+// just moved, is still taken in. Handshakes that were recorded and are sent over and over are known by their ephemeral keys
+// and do not pass at all: then nothing else need be held back.
 
 // class is a sort of datagrams that is sieved by itself, so that a flood of one says nothing about the others.
 type class uint8
@@ -24,32 +23,36 @@ const (
 	classBare    class = iota // handshakes that prove nothing
 	classProving              // handshakes with a proof of the sender's address, which may be made up
 	classSealed               // sealed, or so they seem
+	classForeign              // WireGuard's, if nobody here takes any
 	classOther                // the rest: answers to handshakes, and what is nothing at all
 	classes
 )
 
-// classOf sorts what came over UDP; false for WireGuard's, which are never sieved. The filter does the same by program.
-func classOf(b []byte) (class, bool) {
+// classOf sorts what came over UDP. The filter does the same by program.
+func classOf(b []byte) class {
 	switch {
 	case len(b) == 0:
-		return classOther, true
-	case b[0] >= 1 && b[0] <= maxForeign:
-		return 0, false
+		return classOther
+	case isForeign(b):
+		return classForeign
 	case b[0]&^(lanes-1) == firstLane:
-		return classSealed, true
+		return classSealed
 	case b[0] != noise.TypeInitiation || len(b) < noise.MinInitiation:
-		return classOther, true
+		return classOther
 	case noise.Bare(b):
-		return classBare, true
+		return classBare
 	}
-	return classProving, true
+	return classProving
 }
 
 const (
-	sieveRate   = 4000 // of a class a second that should pass
+	sieveRate   = 2000 // of a class a second that should pass; more of those that prove nothing would not be answered: strangerCookies
+	sieveMost   = 1.25 * sieveRate
+	sieveLeast  = 0.4 * sieveRate
 	sievePeriod = 250 * time.Millisecond
-	sieveMax    = 10   // at least 1 of 2^10 passes
-	sieveKnown  = 1024 // addresses that always pass; kernels differ in how long a program may be
+	sieveFinest = 10   // at least 1 of 2^10 passes
+	sieveKnown  = 1024 // addresses that always pass
+	sieveWords  = 1280 // of them and of recordings: a program has room for so many
 )
 
 // holes say how fine the sieve is: of each class one of 2^n passes.
@@ -59,10 +62,10 @@ type holes [classes]uint8
 func (h holes) next(seen [classes]uint32, over time.Duration) holes {
 	for c, n := range seen {
 		rate := float64(n) / over.Seconds()
-		for ; rate > 1.25*sieveRate && h[c] < sieveMax; rate /= 2 {
+		for ; rate > sieveMost && h[c] < sieveFinest; rate /= 2 {
 			h[c]++
 		}
-		for ; rate < 0.4*sieveRate && h[c] > 0; rate *= 2 {
+		for ; rate < sieveLeast && h[c] > 0; rate *= 2 {
 			h[c]--
 		}
 	}
@@ -76,16 +79,16 @@ type sieve struct {
 	rung chan struct{} // enough was seen for a look
 	rate atomic.Uint64 // of what strangers send, datagrams a second; 0 while nothing is held back
 
-	at    time.Time
-	drops uint64 // of the kernel, until then
-	holes holes
-	known []netip.Addr // to whom the filter in place is fitted
+	at       time.Time
+	drops    uint64 // of the kernel, until then
+	holes    holes
+	recorded []uint32     // handshakes that do not pass at all
+	known    []netip.Addr // to whom the filter in place is fitted
 }
 
 // saw counts a datagram of a stranger that was worth nothing, or not much.
 func (s *sieve) saw(b []byte) {
-	c, ok := classOf(b)
-	if !ok || s.seen[c].Add(1)%(sieveRate/8) != 0 {
+	if s.seen[classOf(b)].Add(1)%(sieveRate/8) != 0 {
 		return
 	}
 	select {
@@ -95,13 +98,14 @@ func (s *sieve) saw(b []byte) {
 }
 
 // on reports whether anything is held back, and look must be called again though nothing is seen.
-func (s *sieve) on() bool { return s.holes != holes{} }
+func (s *sieve) on() bool { return s.holes != holes{} || len(s.recorded) > 0 }
 
 // due reports whether it is time for a look.
 func (s *sieve) due(now time.Time) bool { return now.Sub(s.at) >= sievePeriod }
 
-// look takes a period's counts in, and what the kernel has dropped in all. It reports whether the filter must be fitted anew.
-func (s *sieve) look(known []netip.Addr, drops uint64, now time.Time) (changed bool) {
+// look takes a period's counts in, which handshakes come over and over, and what the kernel has dropped in all. It reports
+// whether the filter must be fitted anew.
+func (s *sieve) look(known []netip.Addr, recorded []uint32, drops uint64, now time.Time) (changed bool) {
 	if !s.due(now) {
 		return false
 	}
@@ -115,13 +119,24 @@ func (s *sieve) look(known []netip.Addr, drops uint64, now time.Time) (changed b
 	if over > 4*sievePeriod && !s.on() {
 		return false // counted over a time of which most was calm
 	}
-	was := s.holes
+	was, listed, rate := s.holes, s.recorded, float64(all)/over.Seconds()
 	s.holes = was.next(seen, over)
+	switch {
+	case rate < sieveLeast: // of what the kernel drops nobody sees what it is: these go when nearly nothing is dropped any more
+		s.recorded = nil
+	case rate > sieveMost && len(recorded) > 0:
+		both := slices.Concat(listed, recorded)
+		slices.Sort(both)
+		if s.recorded = slices.Compact(both); len(s.recorded) > sieveWords-len(known) {
+			s.recorded = recorded
+		}
+	}
+	s.recorded = s.recorded[:min(len(s.recorded), sieveWords-len(known))]
 	s.rate.Store(0)
 	if s.on() {
-		s.rate.Store(uint64(float64(all) / over.Seconds()))
+		s.rate.Store(uint64(rate))
 	}
-	changed = s.holes != was || s.on() && !slices.Equal(known, s.known)
+	changed = s.holes != was || !slices.Equal(s.recorded, listed) || s.on() && !slices.Equal(known, s.known)
 	s.known = known
 	return changed
 }
@@ -134,7 +149,10 @@ func (h *handshakes) sift(now time.Time) bool {
 	}
 	e.countUnseen()
 	known, was := h.familiar.Load().listed, s.on()
-	if !s.look(known, e.drops[dropFlood].Load(), now) {
+	h.mu.Lock()
+	recorded := h.repeats.worst(sieveWords - len(known))
+	h.mu.Unlock()
+	if !s.look(known, recorded, e.drops[dropFlood].Load(), now) {
 		return false
 	}
 	socks := e.sockets.Load()
@@ -145,11 +163,7 @@ func (h *handshakes) sift(now time.Time) bool {
 		if sock == nil {
 			continue
 		}
-		var program []bpf.Instruction
-		if s.on() {
-			program = s.holes.program(sock.v6, known)
-		}
-		err := sock.filter(program)
+		err := s.fit(sock)
 		sock.unseen.sieve(err == nil && s.on())
 		if err != nil {
 			e.log.Debug("no filter on the weft port", "err", err)
@@ -162,6 +176,18 @@ func (h *handshakes) sift(now time.Time) bool {
 		e.log.Info("no more flood of strangers")
 	}
 	return true
+}
+
+// fit puts the filter on a socket, or takes it away.
+func (s *sieve) fit(sock *socket) error {
+	if !s.on() {
+		return sock.filter(nil)
+	}
+	err := sock.filter(s.holes.program(sock.v6, s.known, s.recorded))
+	if err != nil && len(s.recorded) > 0 { // before Linux 6.8 there is room for some four hundred words
+		return sock.filter(s.holes.program(sock.v6, s.known, nil))
+	}
+	return err
 }
 
 // listed are the addresses that a filter lets through: those of sessions first, if there is no room for all.

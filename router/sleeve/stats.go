@@ -52,6 +52,7 @@ type PathStats struct {
 type Stats struct {
 	Peers []PeerStats       // sorted by ID
 	Drops map[string]uint64 // that could not be blamed on a peer, by reason, only those that are not zero
+	Gone  map[string]uint64 // that were blamed on peers which are peers no more, likewise: sums over all peers never go back
 	Flood uint64            // datagrams a second that strangers send, while that is so many that the kernel drops most; else 0
 }
 
@@ -73,7 +74,7 @@ func (e *Engine) Stats() Stats {
 	}
 	e.mu.RUnlock()
 	e.countUnseen()
-	s := Stats{Peers: make([]PeerStats, 0, len(all)), Drops: e.drops.snapshot(), Flood: e.handshakes.sieve.rate.Load()}
+	s := Stats{Peers: make([]PeerStats, 0, len(all)), Drops: e.drops.snapshot(), Gone: e.gone.snapshot(), Flood: e.handshakes.sieve.rate.Load()}
 	for _, r := range all {
 		s.Peers = append(s.Peers, e.peerStats(r, now))
 	}

@@ -16,6 +16,7 @@ import (
 const (
 	maxOpen      = 256                    // streams at a time
 	maxUnproven  = 64                     // of them, that brought nothing from a peer yet
+	maxOwn       = 8                      // of them, that are one peer's
 	proveWithin  = 10 * time.Second       // the first datagram of a peer
 	streamIdle   = 3 * time.Minute        // without any from one
 	streamWrite  = 10 * time.Second       // for what waits to be taken by the connection
@@ -46,6 +47,7 @@ type stream struct {
 	at   netip.AddrPort
 	made int64        // on the engine's clock
 	last atomic.Int64 // datagram of a peer; 0: none yet
+	of   *remote      // who brought the first one; guarded by the table's lock
 
 	mu     sync.Mutex // guards what follows
 	queue  []byte
@@ -192,6 +194,29 @@ func (s *streams) add(n *stream) bool {
 	return true
 }
 
+// proven notes whose a stream is. Of more than one peer needs the one goes that has been idle for longest, or a single
+// member could have them all.
+func (s *streams) proven(n *stream, of *remote) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.of = of
+	var idlest *stream
+	own := 0
+	for _, o := range s.open {
+		if o.of != of {
+			continue
+		}
+		own++
+		if idlest == nil || o.last.Load() < idlest.last.Load() {
+			idlest = o
+		}
+	}
+	if own > maxOwn {
+		idlest.close()
+		delete(s.open, idlest.at)
+	}
+}
+
 func (s *streams) remove(n *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,13 +257,26 @@ func (in *inbound) stream(s *stream) {
 				break
 			}
 			rest = after
-			in.datagram(d, 0, now)
+			in.proving(s, d, now)
 		}
 		in.settle(now)
 		n = copy(buf, rest)
 		if last, at := s.last.Load(), in.e.at(now); last == 0 && at-s.made > int64(proveWithin) || last != 0 && at-last > int64(streamIdle) {
 			return
 		}
+	}
+}
+
+// proving handles a datagram, and notes whose the stream is when it is the first one of a peer.
+func (in *inbound) proving(s *stream, d []byte, now time.Time) {
+	if s.last.Load() != 0 {
+		in.datagram(d, 0, now)
+		return
+	}
+	h, _ := parseHeader(d)
+	entry, known := in.e.indexes.find(h.index)
+	if in.datagram(d, 0, now); known && s.last.Load() != 0 {
+		in.e.streams.proven(s, entry.remote)
 	}
 }
 

@@ -67,6 +67,7 @@ func (e *Engine) step(now time.Time) time.Duration {
 		}
 		out, next = r.link.step(now, busy, out)
 		waiting := e.publish(r, now)
+		r.expire(e.at(now))
 		up, _ := r.link.state(now)
 		if t := e.reach(r, up || r.link.asleep, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t

@@ -118,6 +118,7 @@ func (e *Engine) SetPeers(peers []Peer) error {
 	for id, r := range before {
 		if e.peers[id] != r {
 			r.close()
+			e.gone.take(&r.drops)
 		}
 	}
 	e.enlist(peers)

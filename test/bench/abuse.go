@@ -46,8 +46,9 @@ func abuse(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 	s := bd.site("abuse")
 	attacker := lab.Host("attacker")
 	lab.Link(attacker.Port("eth0", "203.0.113.10/24"), s.b.Port("eth1", "203.0.113.2/24"))
-	// As on a machine that nobody has prepared: a closed port answers with an error now and then.
+	// As on a machine that nobody has prepared: a closed port answers with an error now and then, and answers leave.
 	s.b.Sysctl("net.ipv4.icmp_ratelimit", "1000")
+	s.b.DefaultVia(netip.MustParseAddr("203.0.113.10"))
 	victim := netip.MustParseAddr("203.0.113.2")
 
 	shakes := &recording{}
@@ -91,7 +92,9 @@ func abuse(ctx context.Context, out io.Writer, lab *netlab.Lab, o options) error
 		{"garbage of all lengths", rain()},
 		{"what looks like handshakes, from everywhere", rain("-first", "10", "-s", "320", "-from", "100.64.0.0/10")},
 		{"recorded handshakes, from everywhere", rain("-file", recorded, "-from", "100.64.0.0/10")},
+		{"what looks like WireGuard's, from everywhere", rain("-first", "04000000", "-s", "148", "-from", "100.64.0.0/10")},
 		{"TLS connections", openers(attacker, victim)},
+		{"SYN, from everywhere", rain("-syn", "-from", "100.64.0.0/10")},
 	} {
 		if !bd.floods.MatchString(f.name) {
 			continue
@@ -161,26 +164,26 @@ func (bd *bed) underFlood(ctx context.Context, out io.Writer, c *contender, f as
 	return err
 }
 
-// priceOf is what the victim's data plane pays for one of a flood while it has nothing else to do, in microseconds of CPU.
+// priceOf is what the victim's data plane pays for one of a flood that lasts while it has nothing else to do, in microseconds of CPU.
 func (bd *bed) priceOf(ctx context.Context, f assault, wire int) (float64, error) {
-	before, err := cpuTime(wire)
-	if err != nil {
-		return 0, err
-	}
+	began := time.Now()
 	wait, err := f.start(ctx, 6783)
 	if err != nil {
 		return 0, err
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(bd.length):
+	pause := func(d time.Duration) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(d):
+		}
 	}
-	n, err := wait()
-	if err != nil {
-		return 0, err
-	}
-	after, err := cpuTime(wire)
-	return float64((after - before).Microseconds()) / float64(max(n, 1)), err
+	pause(abuseLasts)
+	before, err := cpuTime(wire)
+	pause(bd.length)
+	after, aerr := cpuTime(wire)
+	share := bd.length.Seconds() / time.Since(began).Seconds()
+	n, werr := wait()
+	return float64((after - before).Microseconds()) / (share * float64(max(n, 1))), errors.Join(err, aerr, werr)
 }
 
 // weights is what the daemons and data planes of machines occupy, MiB.

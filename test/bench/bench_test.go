@@ -24,7 +24,7 @@ func TestEveryContenderIsMeasured(t *testing.T) {
 	if err := o.compile(dir); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var said strings.Builder
 	o.duels = duels(false)
@@ -69,8 +69,8 @@ func TestOwnMemoryAndTimeAreRead(t *testing.T) {
 		if d > 0 {
 			break
 		}
-		if time.Since(start) > 10*time.Second {
-			t.Fatal("10 s of work took no CPU time")
+		if time.Since(start) > time.Minute {
+			t.Fatal("a minute of work took no CPU time")
 		}
 	}
 	if _, err := cpuTimes([]int{os.Getpid(), 1 << 30}); err == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -25,14 +26,24 @@ func probe(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), err.String()
 }
 
-func freePort(t *testing.T) int {
+// freePorts are so many TCP ports that nobody listens on. None is of those that the kernel gives to whoever asks for any: one
+// of them could be somebody's a moment later.
+func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, last = 10_000, 30_000 // the kernel's begin at 32,768
+	for len(ports) < n {
+		port := strconv.Itoa(first + rand.IntN(last-first))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, port)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports
 }
 
 // startServe runs `serve` until the test ends and waits for its TCP ports.
@@ -68,13 +79,14 @@ func startServe(t *testing.T, args ...string) {
 }
 
 func TestPageAndStream(t *testing.T) {
-	web, sink := strconv.Itoa(freePort(t)), strconv.Itoa(freePort(t))
+	free := freePorts(t, 2)
+	web, sink := free[0], free[1]
 	startServe(t, "-http", web, "-tcp", sink, "-page", "pod a1")
 	code, out, errs := probe(t, "get", "http://127.0.0.1:"+web+"/", "http://127.0.0.1:"+web+"/x")
 	if code != 0 || strings.Count(out, "pod a1, visitor from 127.0.0.1") != 2 {
 		t.Errorf("get: %d\n%s%s", code, out, errs)
 	}
-	code, out, errs = probe(t, "stream", "-json", "-for", "100ms", "-P", "2", "127.0.0.1:"+sink)
+	code, out, errs = probe(t, "stream", "-json", "-for", "1s", "-P", "2", "127.0.0.1:"+sink)
 	var r streamResult
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || r.Bytes == 0 || r.Flows != 2 {
 		t.Errorf("stream: %d, %v\n%s%s", code, err, out, errs)
@@ -82,7 +94,7 @@ func TestPageAndStream(t *testing.T) {
 }
 
 func TestNoAnswer(t *testing.T) {
-	port := strconv.Itoa(freePort(t))
+	port := freePorts(t, 1)[0]
 	if code, out, _ := probe(t, "get", "-w", "200ms", "http://127.0.0.1:"+port+"/"); code != 1 || !strings.Contains(out, "refused") {
 		t.Errorf("get: %d %s", code, out)
 	}
@@ -97,7 +109,7 @@ func TestPingCountsEachAddress(t *testing.T) {
 	} else {
 		_ = e.close()
 	}
-	code, out, errs := probe(t, "ping", "-json", "-c", "5", "-i", "1ms", "127.0.0.1", "127.0.0.2")
+	code, out, errs := probe(t, "ping", "-json", "-c", "5", "-i", "1ms", "-w", "1m", "127.0.0.1", "127.0.0.2")
 	var rs pingResults
 	if err := json.Unmarshal([]byte(out), &rs); err != nil || code != 0 || len(rs) != 2 {
 		t.Fatalf("%d, %v\n%s%s", code, err, out, errs)
@@ -122,13 +134,13 @@ func TestFloodOverUDP(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if n >= 20 && n < 30 { // a hole of ten
+			if n >= 21 && n < 31 { // a hole of ten, after the greeting
 				continue
 			}
 			_, _ = c.WriteTo(buf[:size], from)
 		}
 	}()
-	code, out, errs := probe(t, "flood", "-json", "-proto", "udp", "-rate", "1000", "-for", "100ms", "-w", "100ms", c.LocalAddr().String())
+	code, out, errs := probe(t, "flood", "-json", "-proto", "udp", "-rate", "1000", "-for", "100ms", "-w", "1s", c.LocalAddr().String())
 	var r floodResult
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 1 {
 		t.Fatalf("%d, %v\n%s%s", code, err, out, errs)

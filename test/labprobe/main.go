@@ -30,7 +30,7 @@ func commands() []command {
 	return []command{
 		{"ping", "[-c N] [-i PAUSE] [-w WAIT] [-s SIZE] [-from ADDR] ADDR…", "ICMP echo to one or more addresses", ping},
 		{"flood", "[-rate N] [-for D] [-proto udp|icmp] ADDR[:PORT]", "numbered packets at a steady rate, reports gaps", flood},
-		{"rain", "[-rate N] [-for D] [-first HEX] [-file F] [-from PREFIX] ADDR:PORT", "UDP from nowhere, as an attacker sends it", rain},
+		{"rain", "[-rate N] [-for D] [-first HEX] [-file F] [-syn] [-from PREFIX] ADDR:PORT", "UDP or SYNs from nowhere, as an attacker sends them", rain},
 		{"serve", "[-http PORT] [-tcp PORT] [-udp PORT] [-page TEXT]", "a web page, a TCP sink, a UDP echo; until killed", serve},
 		{"get", "[-w WAIT] URL…", "fetch pages", get},
 		{"stream", "[-for D] [-P N] ADDR:PORT", "TCP throughput to a sink", stream},

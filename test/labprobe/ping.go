@@ -96,8 +96,13 @@ func pingOne(ctx context.Context, dst, src netip.Addr, count, size int, pause, w
 	last := time.Now().Add(time.Duration(count-1)*pause + wait)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for seen.count < uint64(count) {
-			seq, sent, err := e.receive(last)
+		late := false
+		for until := last; seen.count < uint64(count); {
+			seq, sent, err := e.receive(until)
+			if errors.Is(err, os.ErrDeadlineExceeded) && !late { // what has come meanwhile is read, however late we are
+				late, until = true, time.Now().Add(pollAnswers)
+				continue
+			}
 			if errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
 				return
 			}

@@ -20,7 +20,7 @@ import (
 // rainResult says what was sent.
 type rainResult struct {
 	Sent    uint64  `json:"sent"`
-	Bytes   uint64  `json:"bytes"` // of UDP payload
+	Bytes   uint64  `json:"bytes"` // behind the headers
 	Refused uint64  `json:"refused"`
 	Seconds float64 `json:"seconds"`
 }
@@ -35,7 +35,8 @@ const (
 	rainBatch = 64
 )
 
-// rain sends UDP from nowhere as an attacker does: nobody waits for answers. It ends after its time, or when told to.
+// rain sends UDP, or openings of TCP connections, from nowhere as an attacker does: nobody waits for answers. It ends after its
+// time, or when told to.
 func rain(ctx context.Context, fs *flag.FlagSet, args []string) (fmt.Stringer, error) {
 	rate := fs.Int("rate", 50_000, "datagrams per second")
 	length := fs.Duration("for", time.Second, "how long")
@@ -43,6 +44,7 @@ func rain(ctx context.Context, fs *flag.FlagSet, args []string) (fmt.Stringer, e
 	first := fs.String("first", "", "what random drops begin with, in hex")
 	file := fs.String("file", "", "a file with one payload a line, in hex, to send instead of random drops")
 	from := fs.String("from", "", "prefix to take a source address out of for each drop; empty: our own")
+	syn := fs.Bool("syn", false, "open TCP connections, again and again, instead of sending UDP")
 	seed := fs.Uint64("seed", 1, "of what is random")
 	if err := parseFlags(fs, args, 1); err != nil {
 		return nil, err
@@ -63,7 +65,12 @@ func rain(ctx context.Context, fs *flag.FlagSet, args []string) (fmt.Stringer, e
 	if err != nil {
 		return nil, err
 	}
-	conn, err := net.ListenIP("ip4:udp", nil)
+	proto, headers, packet := "udp", ipv4.HeaderLen+udpHeader, udpPacket
+	if *syn {
+		proto, headers = "tcp", ipv4.HeaderLen+synHeader
+		packet = func(src, dst netip.AddrPort, _ []byte) []byte { return synPacket(src, dst, random.Uint32()) }
+	}
+	conn, err := net.ListenIP("ip4:"+proto, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open raw socket: %w", err)
 	}
@@ -74,14 +81,14 @@ func rain(ctx context.Context, fs *flag.FlagSet, args []string) (fmt.Stringer, e
 	}
 	messages := make([]ipv4.Message, max(rainDrops, len(payloads)))
 	for i := range messages {
-		b := udpPacket(sources(), to, payloads[i%len(payloads)])
+		b := packet(sources(), to, payloads[i%len(payloads)])
 		messages[i] = ipv4.Message{Buffers: [][]byte{b}, Addr: &net.IPAddr{IP: to.Addr().AsSlice()}}
 	}
-	return shower(ctx, raw, messages, *rate, *length)
+	return shower(ctx, raw, messages, headers, *rate, *length)
 }
 
 // shower sends the packets over and over. What the machine cannot send in time is not made up for.
-func shower(ctx context.Context, raw *ipv4.RawConn, messages []ipv4.Message, rate int, length time.Duration) (r rainResult, err error) {
+func shower(ctx context.Context, raw *ipv4.RawConn, messages []ipv4.Message, headers, rate int, length time.Duration) (r rainResult, err error) {
 	begin := time.Now()
 	defer func() { r.Seconds = time.Since(begin).Seconds() }()
 	pause := time.Second * rainBatch / time.Duration(rate)
@@ -94,7 +101,7 @@ func shower(ctx context.Context, raw *ipv4.RawConn, messages []ipv4.Message, rat
 		}
 		for _, m := range batch[:max(n, 0)] {
 			r.Sent++
-			r.Bytes += uint64(len(m.Buffers[0]) - ipv4.HeaderLen - 8)
+			r.Bytes += uint64(len(m.Buffers[0]) - headers)
 		}
 		r.Refused += uint64(len(batch) - max(n, 0))
 		next = next.Add(pause)
@@ -170,16 +177,47 @@ func rainSources(random *rand.Rand, from string, to netip.AddrPort) (func() neti
 	}, nil
 }
 
+// Sizes of headers behind that of IP; a SYN says how large segments may be.
+const (
+	udpHeader = 8
+	synHeader = 24
+)
+
 // udpPacket is a whole IP packet; the kernel fills in the checksum of the IP header, and UDP needs none over IPv4.
 func udpPacket(src, dst netip.AddrPort, payload []byte) []byte {
-	const ttl, protocol = 64, 17
-	total := ipv4.HeaderLen + 8 + len(payload)
-	b := []byte{0x45, 0}
-	b = binary.BigEndian.AppendUint16(b, uint16(total))
-	b = append(b, 0, 0, 0, 0, ttl, protocol, 0, 0)
-	b = append(append(b, src.Addr().AsSlice()...), dst.Addr().AsSlice()...)
+	const protocol = 17
+	b := ipHeader(src, dst, protocol, udpHeader+len(payload))
 	b = binary.BigEndian.AppendUint16(b, src.Port())
 	b = binary.BigEndian.AppendUint16(b, dst.Port())
-	b = binary.BigEndian.AppendUint16(b, uint16(8+len(payload)))
+	b = binary.BigEndian.AppendUint16(b, uint16(udpHeader+len(payload)))
 	return append(append(b, 0, 0), payload...)
+}
+
+// synPacket is a whole IP packet that opens a TCP connection.
+func synPacket(src, dst netip.AddrPort, seq uint32) []byte {
+	const protocol, flagSYN, window = 6, 2, 64240
+	b := ipHeader(src, dst, protocol, synHeader)
+	b = binary.BigEndian.AppendUint16(b, src.Port())
+	b = binary.BigEndian.AppendUint16(b, dst.Port())
+	b = binary.BigEndian.AppendUint32(b, seq)
+	b = append(b, 0, 0, 0, 0, synHeader/4<<4, flagSYN)
+	b = binary.BigEndian.AppendUint16(b, window)
+	b = append(b, 0, 0, 0, 0, 2, 4, 1460>>8, 1460&0xff)
+	sum := uint32(protocol + synHeader)
+	for at := 12; at < len(b); at += 2 { // both addresses, and all that follows
+		sum += uint32(binary.BigEndian.Uint16(b[at:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(b[ipv4.HeaderLen+16:], ^uint16(sum))
+	return b
+}
+
+func ipHeader(src, dst netip.AddrPort, protocol byte, length int) []byte {
+	const ttl = 64
+	b := make([]byte, 0, ipv4.HeaderLen+length)
+	b = binary.BigEndian.AppendUint16(append(b, 0x45, 0), uint16(ipv4.HeaderLen+length))
+	b = append(b, 0, 0, 0, 0, ttl, protocol, 0, 0)
+	return append(append(b, src.Addr().AsSlice()...), dst.Addr().AsSlice()...)
 }

@@ -54,7 +54,7 @@ func stream(ctx context.Context, fs *flag.FlagSet, args []string) (fmt.Stringer,
 
 // pour writes until the end and returns what the sink counted.
 func pour(ctx context.Context, target string, end time.Time) (int64, error) {
-	const patience = 5 * time.Second
+	const patience = time.Minute
 	d := net.Dialer{Timeout: patience}
 	c, err := d.DialContext(ctx, "tcp", target)
 	if err != nil {
