@@ -41,7 +41,7 @@ type block struct {
 	lines []string
 }
 
-const snippetTimeout = 2 * time.Minute
+const snippetTimeout = 10 * time.Minute
 
 // documents lists what is held to these rules.
 func documents(t *testing.T) []string {

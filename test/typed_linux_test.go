@@ -38,7 +38,7 @@ type typewriter struct {
 }
 
 const (
-	daemonTime = 30 * time.Second // for a daemon to answer, and for machines to find each other
+	daemonTime = 3 * time.Minute // for a daemon to answer, and for machines to find each other
 	typedPoll  = 20 * time.Millisecond
 )
 

@@ -73,6 +73,11 @@ func TestFloodsAreBorne(t *testing.T) {
 			"recorded packets, from everywhere", s.rains(drizzle, attacker, victim, "-file", sealed, "-from", "100.64.0.0/10"),
 			[]string{"replay", "unknown_index", "unauthentic"},
 		},
+		{
+			"what looks like WireGuard's, from everywhere", s.rains(drizzle, attacker, victim, "-first", "04000000", "-s", "148", "-from", "100.64.0.0/10"),
+			[]string{"malformed", "flood"},
+		},
+		{"connections, from everywhere", s.rains(drizzle, attacker, victim, "-syn", "-from", "100.64.0.0/10"), nil},
 		{"TLS handshakes", s.dials(attacker, victim), nil},
 		{"a pod to the ports of both machines", func() func() string {
 			var all []func() string
@@ -112,6 +117,54 @@ func TestFloodsAreBorne(t *testing.T) {
 	}
 	s.whole()
 	s.connected(pods)
+}
+
+// Machines join at one that is being flooded, and their pods reach its pods: it is who they are, not where they come from, that
+// lets them in.
+func TestNewcomersEnterUnderFloods(t *testing.T) {
+	s := tell(t)
+	newcomer := s.c
+	s.machines = s.machines[:2]
+	tp := s.record(s.b, s.a)
+	token := s.form("--transport", "sleeve")
+	s.connected(s.pods())
+	shakes := tp.some(64, isHandshake)
+	if len(shakes) == 0 {
+		t.Fatal("no handshake was recorded")
+	}
+	enter := func() time.Duration {
+		t.Helper()
+		began := time.Now()
+		s.must(newcomer.Up("--join", token, "--transport", "sleeve"))
+		_, err := newcomer.WaitTunnels(s.within(startPatience), len(s.machines))
+		s.must(err)
+		s.must(newcomer.WaitPing(s.within(startPatience), s.overlay(s.a)[0]))
+		took := time.Since(began)
+		_, err = newcomer.CLI("leave", "--purge")
+		s.must(err)
+		s.must(newcomer.Daemon.Wait())
+		s.whole()
+		return took
+	}
+	t.Logf("without a flood a machine was in after %.2f s", enter().Seconds())
+	everywhere := []string{"-from", "100.64.0.0/10"}
+	for _, flood := range []struct {
+		name string
+		args []string
+	}{
+		{"garbage", nil},
+		{"what looks like handshakes, from everywhere", append([]string{"-first", "10", "-s", "320"}, everywhere...)},
+		{"recorded handshakes, from everywhere", append([]string{"-file", s.payloads("shakes", shakes)}, everywhere...)},
+		{"what looks like WireGuard's, from everywhere", append([]string{"-first", "04000000", "-s", "148"}, everywhere...)},
+		{"connections, from everywhere", append([]string{"-syn"}, everywhere...)},
+	} {
+		args := append([]string{"rain", "-rate", strconv.Itoa(floodRate), "-for", "10m"}, flood.args...)
+		rain := s.sites.Internet.Command(programs.Probe, append(args, s.a.AddrPort4(6783).String())...)
+		s.must(rain.Start())
+		took := enter()
+		rain.Kill()
+		t.Logf("under %s a machine was in after %.2f s", flood.name, took.Seconds())
+	}
 }
 
 // While strangers flood a machine its status says so, with how many datagrams come; what the kernel drops of them is counted; and
@@ -310,7 +363,7 @@ func TestFirstPacketsAreNotAmplified(t *testing.T) {
 		}
 	}
 	// Answers to the last of them have left once a later word of the same wire is there.
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		for i, k := range kinds {

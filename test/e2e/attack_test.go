@@ -288,7 +288,7 @@ func TestStrangersGetNothing(t *testing.T) {
 		c, err := s.sites.Internet.Dial(s.within(patience), "tcp", s.a.AddrPort4(6783).String())
 		s.must(err)
 		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		return c
 	}
 	// nothing says how many bytes came before the end.
@@ -315,7 +315,7 @@ func TestStrangersGetNothing(t *testing.T) {
 		raw := dial()
 		wg.Go(func() {
 			c := tls.Client(raw, cfg)
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			began := time.Now()
 			err := c.HandshakeContext(ctx)

@@ -60,10 +60,10 @@ func TestUserspaceWireGuard(t *testing.T) {
 	}
 	// The wire dies: it is down until sessions are made anew, and nothing is in clear.
 	s.must(s.a.KillWire(s.within(patience)))
-	s.must(pods[0].WaitPing(s.within(20*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	s.carried(s.a, s.b, "wireguard-user")
 	s.a.DeleteLink("weft-wu")
-	s.must(pods[0].WaitPing(s.within(20*time.Second), pods[1].Addrs[0]))
+	s.must(pods[0].WaitPing(s.within(patience), pods[1].Addrs[0]))
 	s.carried(s.a, s.b, "wireguard-user")
 	s.connected(pods)
 	s.sealed(watched)
@@ -83,7 +83,7 @@ func TestClientEntersAndIsCutOff(t *testing.T) {
 	_, err = s.a.CLI("client", "add", "laptop")
 	s.refused(err, "there is a client laptop already")
 	laptop := s.stock(s.sites.Internet, config)
-	s.must(s.sites.Internet.WaitPing(s.within(20*time.Second), pods[0].Addrs[0]))
+	s.must(s.sites.Internet.WaitPing(s.within(patience), pods[0].Addrs[0]))
 	for _, p := range pods {
 		for _, a := range p.Addrs {
 			s.must(s.sites.Internet.WaitPing(s.within(patience), a))

@@ -165,7 +165,7 @@ func TestOtherFirewallsStayAndDoNotDisturb(t *testing.T) {
 	if now := s.theirs(s.a); now != before {
 		t.Errorf("weft changed what others have:\n%s", differing(before, now))
 	}
-	ours := s.table(s.a)
+	ours := s.still(func() string { return s.table(s.a) })
 
 	// Everything is loaded anew, several times, by their owners; nothing is lost meanwhile.
 	f := s.floodPods(pods[0], pods[1].Addrs[0], 100, time.Minute)
@@ -190,7 +190,7 @@ func TestOtherFirewallsStayAndDoNotDisturb(t *testing.T) {
 	// wrote of weft, and weft brings its own part back to what it was.
 	saved := s.run(s.a, "", "nft", "list", "ruleset")
 	s.run(s.a, "flush ruleset\n"+strings.ReplaceAll(saved, "# Warning", "# warning"), "nft", "-f", "-")
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		if now := s.table(s.a); now != ours {
 			return fmt.Errorf("weft's table is not as it was:\n%s", differing(ours, now))
 		}
@@ -200,6 +200,23 @@ func TestOtherFirewallsStayAndDoNotDisturb(t *testing.T) {
 	if now := s.theirs(s.a); now != before {
 		t.Errorf("after a reload of all others have:\n%s", differing(before, now))
 	}
+}
+
+// still is what f shows once it has shown the same for a while: kernels and daemons finish some things a moment later.
+func (s *story) still(f func() string) string {
+	s.Helper()
+	const while = 2 * time.Second
+	last, since := f(), time.Now()
+	s.must(cluster.Poll(s.within(startPatience), func() error {
+		if now := f(); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) < while {
+			return fmt.Errorf("it has changed within %v", while)
+		}
+		return nil
+	}))
+	return last
 }
 
 // volatile are values that change by themselves, or that the kernel counts for the whole machine.
@@ -263,7 +280,7 @@ func TestPurgeLeavesTheMachineAsItWas(t *testing.T) {
 	s := tell(t)
 	s.machines = s.machines[:2]
 	s.firewall(s.b)
-	before := s.portrait(s.b)
+	before := s.still(func() string { return s.portrait(s.b) })
 	trust := []string{"--trusted-subnets", "198.18.0.0/16,2001:db8::/32", "--transport", "vxlan,vxlan6,wireguard,wireguard-user,sleeve"}
 	s.form(trust...)
 	pods := s.pods()
@@ -286,7 +303,7 @@ func TestPurgeLeavesTheMachineAsItWas(t *testing.T) {
 	s.must(pods[1].Detach())
 	s.must(s.b.Type("client", "remove", "laptop").Failure())
 	s.must(s.b.Type("leave", "--purge").Failure())
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		select {
 		case <-s.b.Daemon.Done():
 		default:

@@ -31,7 +31,7 @@ func TestJoinerKilledAtEachStep(t *testing.T) {
 			points++
 			s.must(s.c.Up("--join", token))
 		}
-		_, err = s.c.WaitReady(s.within(20*time.Second), 3)
+		_, err = s.c.WaitReady(s.within(startPatience), 3)
 		if err != nil {
 			t.Fatalf("killed before point %d: %v", n, err)
 		}
@@ -118,7 +118,7 @@ func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
 			trap, err = s.a.Trap(0, nil)
 			s.must(err)
 			// Whoever asked asks again, as a container runtime does.
-			s.must(cluster.Poll(s.within(20*time.Second), func() error { return p.Attach() }))
+			s.must(cluster.Poll(s.within(patience), func() error { return p.Attach() }))
 		}
 		once := fmt.Sprint(p.Addrs)
 		s.must(p.Attach())
@@ -148,7 +148,7 @@ func TestDaemonKilledAtEachStepOfAttach(t *testing.T) {
 // endOrReady waits until the trap has killed, or there is nothing left to be killed in.
 func (s *story) endOrReady(m *cluster.Machine, trap *cluster.Trap) (killed bool) {
 	s.Helper()
-	_ = cluster.Poll(s.within(20*time.Second), func() error {
+	_ = cluster.Poll(s.within(startPatience), func() error {
 		select {
 		case <-m.Daemon.Done():
 			return nil

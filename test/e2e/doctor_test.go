@@ -29,8 +29,8 @@ func TestDoctorNamesTheCause(t *testing.T) {
 	w := walkAround(t, netlab.Public, netlab.Public, netlab.OnlyTCP)
 	w.form("--transport", "sleeve")
 	p, q, a := w.machines[0], w.machines[1], w.machines[2]
-	w.awaitPath(p, "a", control.PathTCP, "", startPatience)
-	w.awaitPath(a, "p", control.PathTCP, "", startPatience)
+	w.awaitPath(p, "a", control.PathTCP, "")
+	w.awaitPath(a, "p", control.PathTCP, "")
 	w.advice(p, "a", "UDP does not pass at a: let it out of that network to port 6783, and its answers in")
 	w.advice(a, "p", "UDP does not pass at a: ")
 	w.advice(p, "q", "p and q reach each other directly")

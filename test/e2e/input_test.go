@@ -155,7 +155,7 @@ func TestNoTunDevice(t *testing.T) {
 	s.b.Daemon = s.b.Command("sh", "-c", `mount -t tmpfs none /dev/net && exec "$@"`, "sh", s.b.Weft, "up", "--name", "b", "--state", s.b.State(),
 		"--socket", filepath.Join(s.b.Dir(), "weft.sock"), "--join", token).PrivateMounts()
 	s.must(s.b.Daemon.Start())
-	_, err := s.b.WaitFor(s.within(20*time.Second), func(st control.Status) error {
+	_, err := s.b.WaitFor(s.within(patience), func(st control.Status) error {
 		for _, tr := range st.Transports {
 			if tr.Name == "sleeve" && !tr.Available && strings.Contains(tr.Reason, "tun") {
 				return nil
@@ -164,7 +164,7 @@ func TestNoTunDevice(t *testing.T) {
 		return fmt.Errorf("it does not say that it has no sleeve: %+v (%s)", st.Transports, st.Node.Reason)
 	})
 	s.must(err)
-	_, err = s.b.WaitReady(s.within(20*time.Second), 1)
+	_, err = s.b.WaitReady(s.within(patience), 1)
 	s.must(err)
 	doctor := s.b.Type("doctor")
 	if !strings.Contains(doctor.Stdout, "modprobe tun") {

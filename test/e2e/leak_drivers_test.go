@@ -120,7 +120,7 @@ func TestNoTransportLeaks(t *testing.T) {
 		step("back on "+w.name, func() { s.by(w.name) })
 		step("device deleted by hand", func() {
 			s.a.DeleteLink(w.device)
-			s.must(cluster.Poll(s.within(20*time.Second), func() error {
+			s.must(cluster.Poll(s.within(patience), func() error {
 				if !slices.Contains(s.a.Devices(), w.device) {
 					return fmt.Errorf("%s is not back", w.device)
 				}
@@ -141,7 +141,7 @@ func TestNoTransportLeaks(t *testing.T) {
 			if n := s.a.DeleteTables(); n == 0 {
 				s.Error("there was no table")
 			}
-			s.must(cluster.Poll(s.within(20*time.Second), func() error {
+			s.must(cluster.Poll(s.within(patience), func() error {
 				if !slices.Contains(s.a.Tables(), host.Table) {
 					return fmt.Errorf("the table is not back on %s", s.a)
 				}

@@ -54,7 +54,7 @@ func TestNothingLeavesInClear(t *testing.T) {
 	step("path lost", func() {
 		// TCP too, which carries tunnels where UDP does not pass.
 		cut := s.sites.Router.Drop(netlab.Drop{Proto: "udp", Port: 6783}, netlab.Drop{Proto: "tcp", Port: 6783})
-		_, err := s.a.WaitFor(s.within(20*time.Second), unreached(2))
+		_, err := s.a.WaitFor(s.within(patience), unreached(2))
 		s.must(err)
 		s.unanswered(pods[0], pods[1])
 		cut.Heal()

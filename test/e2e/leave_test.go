@@ -24,7 +24,7 @@ func TestVotesLeaveWithTheirMembers(t *testing.T) {
 		s.must(m.Type("leave").Failure())
 		s.machines = s.machines[:2-i]
 		for _, at := range s.machines {
-			_, err := at.WaitFor(s.within(20*time.Second), func(st control.Status) error {
+			_, err := at.WaitFor(s.within(patience), func(st control.Status) error {
 				if st.Cluster.Members != 2-i || len(st.IPAM.Reclaims) > 0 {
 					return fmt.Errorf("%d members, reclaims %+v", st.Cluster.Members, st.IPAM.Reclaims)
 				}

@@ -77,7 +77,7 @@ func TestNothingLeaksWhenKilledUnderLoad(t *testing.T) {
 
 	// Whoever's attach failed asks again, as a container runtime does; then all pods talk to the host, and end.
 	s.inParallel(pods, func(p *cluster.Pod) bool {
-		s.try(cluster.Poll(s.within(30*time.Second), func() error { return p.Attach() }))
+		s.try(cluster.Poll(s.within(patience), func() error { return p.Attach() }))
 		return false
 	})
 	host := s.hostAddress(s.a)
@@ -85,7 +85,7 @@ func TestNothingLeaksWhenKilledUnderLoad(t *testing.T) {
 		s.try(p.WaitPing(s.within(patience), host))
 	}
 	s.inParallel(pods, func(p *cluster.Pod) bool { s.try(p.Detach()); return false })
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		if now := s.ours(); now != clean {
 			return fmt.Errorf("left behind:\n%s\nbefore:\n%s", now, clean)
 		}
@@ -116,7 +116,7 @@ func TestLinksOfFormerPodsGoAtTheStart(t *testing.T) {
 	s.must(s.a.Kill()) // before the links' time has come, or in the middle of it
 	s.must(s.a.Up(args[2:]...))
 	s.whole()
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		if links := s.vethsOf(s.a); len(links) != 1 {
 			return fmt.Errorf("links %v, want that of one pod", links)
 		}
@@ -124,7 +124,7 @@ func TestLinksOfFormerPodsGoAtTheStart(t *testing.T) {
 	}))
 	s.must(pods[5].WaitPing(s.within(patience), s.hostAddress(s.a)))
 	s.must(pods[5].Detach())
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		if now := s.ours(); now != clean {
 			return fmt.Errorf("left behind:\n%s\nbefore:\n%s", now, clean)
 		}
@@ -234,7 +234,7 @@ func (s *story) stillHas(pods []*cluster.Pod, name string, addr netip.Addr) (has
 func (s *story) idle() (clean string) {
 	s.Helper()
 	own := s.hostAddress(s.a).String()
-	s.must(cluster.Poll(s.within(30*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		if clean = s.ours(); !strings.Contains(clean, "elements = { "+own) {
 			return fmt.Errorf("%s is not in the guard yet:\n%s", own, clean)
 		}

@@ -30,7 +30,7 @@ const (
 	atOnce = 3
 
 	// patience is for what takes a moment on a machine that has nothing else to do, startPatience for what takes seconds.
-	patience      = 30 * time.Second
+	patience      = time.Minute
 	startPatience = 2 * time.Minute
 )
 
@@ -112,7 +112,7 @@ func (s *story) must(err error) {
 // form makes a cluster of all machines, the first one the founder, and waits until each reaches each.
 func (s *story) form(args ...string) (token string) {
 	s.Helper()
-	token, err := s.machines[0].Found(s.within(30*time.Second), args...)
+	token, err := s.machines[0].Found(s.within(startPatience), args...)
 	s.must(err)
 	for _, m := range s.machines[1:] {
 		s.must(m.Up(append([]string{"--join", token}, args...)...))
@@ -185,11 +185,9 @@ func (s *story) distinct() {
 }
 
 // took says how long a recovery took.
-func (s *story) took(what string, since time.Time) time.Duration {
+func (s *story) took(what string, since time.Time) {
 	s.Helper()
-	d := time.Since(since)
-	s.Logf("%s: whole again after %.2f s", what, d.Seconds())
-	return d
+	s.Logf("%s: whole again after %.2f s", what, time.Since(since).Seconds())
 }
 
 // watch captures on every cable of the machines what shows a pool address in clear.

@@ -59,7 +59,7 @@ func TestJumboIsUsedWhenReal(t *testing.T) {
 		s.form(w.args...)
 		pods := s.pods()
 		s.by(w.name)
-		_, err := s.a.WaitFor(s.within(30*time.Second), func(st control.Status) error {
+		_, err := s.a.WaitFor(s.within(patience), func(st control.Status) error {
 			for _, p := range st.Peers {
 				if p.MTU != 9000-80 {
 					return fmt.Errorf("MTU %d: %s", p.MTU, p.Reason)
@@ -74,7 +74,7 @@ func TestJumboIsUsedWhenReal(t *testing.T) {
 			k.SetSegmentation(false)
 		}
 		s.flows(tr, 4<<20)
-		s.must(large.WaitFor(s.within(20*time.Second), 1))
+		s.must(large.WaitFor(s.within(patience), 1))
 		large.Stop()
 		s.finish(tr)
 	})

@@ -151,7 +151,7 @@ func playCell(t *testing.T, x, y netlab.Access) outcome {
 	o.settle = time.Since(began)
 	s.must(q.WaitPing(s.within(patience), p.Addrs[0]))
 	if x == netlab.BehindHard && y == netlab.BehindHard {
-		s.must(cluster.Poll(s.within(30*time.Second), func() error {
+		s.must(cluster.Poll(s.within(patience), func() error {
 			if _, reason, err := wayOf(s.Context(), a, "b"); err != nil || !strings.Contains(reason, "hard NAT on both sides") {
 				return fmt.Errorf("the reason is %q, %w", reason, err)
 			}

@@ -25,7 +25,7 @@ func TestSameAddressesInTwoHomes(t *testing.T) {
 	if a.Addr4() != b.Addr4() || c.Addr4() != stranger.Addr4() {
 		t.Fatalf("a %v, b %v, c %v, the stranger %v", a.Addr4(), b.Addr4(), c.Addr4(), stranger.Addr4())
 	}
-	_, err := stranger.Found(w.within(60 * time.Second))
+	_, err := stranger.Found(w.within(patience))
 	w.must(err)
 	w.machines = []*cluster.Machine{hub, a, b, c}
 	began := time.Now()

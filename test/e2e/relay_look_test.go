@@ -78,7 +78,7 @@ func TestStatusShowsTheRelay(t *testing.T) {
 	const reason = "hard NAT on both sides"
 	a, b := w.machines[1], w.machines[2]
 	for m, other := range map[*cluster.Machine]string{a: "b", b: "a"} {
-		w.awaitPath(m, other, control.PathRelay, reason, startPatience)
+		w.awaitPath(m, other, control.PathRelay, reason)
 		w.must(cluster.Poll(w.within(startPatience), func() error {
 			st, err := m.Status()
 			if err != nil {
@@ -112,7 +112,7 @@ func TestPingSeesTheRouteChange(t *testing.T) {
 	p, q, r := w.machines[0], w.machines[1], w.machines[2]
 	wall := w.lab.Partition([]*netlab.Host{q.Host}, []*netlab.Host{r.Host})
 	w.form("--transport", "sleeve")
-	w.awaitPath(q, "r", control.PathRelay, "", startPatience)
+	w.awaitPath(q, "r", control.PathRelay, "")
 	w.advice(q, "r", "A firewall stands between q and r")
 
 	ping := q.Command(programs.Weft, "--socket", q.Socket(), "ping", "r", "-c", "600").Quiet()
@@ -129,6 +129,6 @@ func TestPingSeesTheRouteChange(t *testing.T) {
 			t.Errorf("a reply names no route: %q", line)
 		}
 	}
-	w.awaitPath(q, "r", control.PathDirect, "", startPatience)
+	w.awaitPath(q, "r", control.PathDirect, "")
 	w.advice(q, "r", "q and r reach each other directly")
 }

@@ -86,7 +86,7 @@ func removeUnderLoad(t *testing.T, args ...string) {
 	}
 	s.connected(pods[:2])
 
-	st, err := s.c.WaitFor(s.within(20*time.Second), inState(control.NodeRemoved))
+	st, err := s.c.WaitFor(s.within(patience), inState(control.NodeRemoved))
 	s.must(err)
 	for _, words := range []string{"removed by hand by a", "weft join TOKEN"} {
 		if !strings.Contains(st.Node.Reason, words) {
@@ -108,7 +108,7 @@ func removeUnderLoad(t *testing.T, args ...string) {
 	// After a restart it knows still. A new token makes it another node.
 	s.must(s.c.Kill())
 	s.must(s.c.Up(args...))
-	_, err = s.c.WaitFor(s.within(20*time.Second), inState(control.NodeRemoved))
+	_, err = s.c.WaitFor(s.within(patience), inState(control.NodeRemoved))
 	s.must(err)
 	token, _ := s.create(s.a)
 	s.must(s.c.Type("join", token).Failure())
@@ -144,7 +144,7 @@ func TestStolenMachineIsRefused(t *testing.T) {
 			t.Errorf("it does not say %q: %s", words, r.Stderr)
 		}
 	}
-	st, err := s.c.WaitFor(s.within(20*time.Second), inState(control.NodeRemoved))
+	st, err := s.c.WaitFor(s.within(patience), inState(control.NodeRemoved))
 	s.must(err)
 	if !strings.Contains(st.Node.Reason, "reported stolen by a") {
 		t.Errorf("%s", st.Node.Reason)

@@ -68,7 +68,7 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 	if heir.Machine == s.b {
 		from = pods[0]
 	}
-	s.must(from.WaitPing(s.within(30*time.Second), twice))
+	s.must(from.WaitPing(s.within(patience), twice))
 	s.must(late.WaitPing(s.within(patience), twice)) // each side has its own
 	t.Logf("%s is a pod's on %s and another one's on c, %.1f s after c was cut off", twice, heir.Machine, time.Since(down).Seconds())
 
@@ -104,8 +104,8 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 		if p.Addrs, err = onInterface(p); err != nil {
 			t.Fatal(err)
 		}
-		s.must(p.WaitPing(s.within(20*time.Second), heir.Addrs[0]))
-		s.must(from.WaitPing(s.within(20*time.Second), p.Addrs[0]))
+		s.must(p.WaitPing(s.within(patience), heir.Addrs[0]))
+		s.must(from.WaitPing(s.within(patience), p.Addrs[0]))
 	}
 	reached := time.Since(contact)
 	send()
@@ -123,7 +123,7 @@ func TestDuplicateOfAnUnconfirmedMachine(t *testing.T) {
 		!strings.Contains(link, "02:00:5e:10:00:07") {
 		t.Errorf("the interface that had a MAC address and an MTU of its own is now\n%s%v", link, err)
 	}
-	st, err := s.c.WaitReady(s.within(30*time.Second), 3)
+	st, err := s.c.WaitReady(s.within(patience), 3)
 	s.must(err)
 	if st.Node.ID == before.Node.ID {
 		t.Error("it came back under its former identity")
@@ -178,7 +178,7 @@ func TestCopiedDisk(t *testing.T) {
 	}
 
 	cutD.Heal()
-	s.must(pods[0].WaitPing(s.within(30*time.Second), twice))
+	s.must(pods[0].WaitPing(s.within(patience), twice))
 	marker := netlab.Contains([]byte("for one alone"))
 	to := func(p *netlab.Packet) bool { return !p.Out && marker(p) }
 	right := twins[1].Capture("eth0", netlab.CaptureOptions{Keep: 1, Match: to})
@@ -207,7 +207,7 @@ func TestCopiedDisk(t *testing.T) {
 	// It stays so over a restart.
 	s.must(s.c.Kill())
 	s.must(s.c.Up())
-	_, err = s.c.WaitFor(s.within(20*time.Second), inState(control.NodeWaiting))
+	_, err = s.c.WaitFor(s.within(patience), inState(control.NodeWaiting))
 	s.must(err)
 	if pid := s.c.Wire(); pid != 0 {
 		t.Errorf("a wire runs on c, process %d", pid)
@@ -241,7 +241,7 @@ func TestCopiedDisk(t *testing.T) {
 func (s *story) attachAs(m *cluster.Machine, name, mac string, mtu int) *cluster.Pod {
 	s.Helper()
 	p := &cluster.Pod{Host: m.Pod(name), Machine: m}
-	reply, err := control.NewClient(m.Socket()).Attach(s.within(30*time.Second), control.AttachRequest{
+	reply, err := control.NewClient(m.Socket()).Attach(s.within(patience), control.AttachRequest{
 		Netns: p.Path(), Container: p.Name(), MAC: mac, MTU: mtu,
 	})
 	s.must(err)

@@ -61,7 +61,7 @@ func TestRollingResetOfRealMachines(t *testing.T) {
 // issuers waits until so many living members may admit others.
 func (s *story) issuers(m *cluster.Machine, want int) {
 	s.Helper()
-	s.must(cluster.Poll(s.within(30*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		var list control.Issuers
 		if err := m.JSON(&list, "issuer", "list"); err != nil {
 			return err

@@ -3,10 +3,13 @@ package e2e
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"weft/test/cluster"
 	"weft/test/netlab"
 )
 
@@ -97,7 +100,14 @@ var floodReport = regexp.MustCompile(`sent (\d+), received (\d+), lost (\d+)`)
 func (s *story) flood(from *netlab.Host, to string, d time.Duration) func() (lost int, report string) {
 	s.Helper()
 	c := from.Command(programs.Probe, "flood", "-rate", "1000", "-for", d.String(), "-w", "5s", to).Quiet()
+	began := s.echoes(from)
 	s.must(c.Start())
+	s.must(cluster.Poll(s.within(patience), func() error { // a greeting comes before it
+		if n := s.echoes(from) - began; n < 3 {
+			return fmt.Errorf("the flood of %s has not begun: %d pings", from, n)
+		}
+		return nil
+	}))
 	return func() (int, string) {
 		s.Helper()
 		<-c.Done()
@@ -109,4 +119,19 @@ func (s *story) flood(from *netlab.Host, to string, d time.Duration) func() (los
 		s.must(err)
 		return lost, c.Stdout()
 	}
+}
+
+// echoes counts the pings that have left a host, IPv4; the kernel shows how many messages of ICMP's type 8 were sent.
+func (s *story) echoes(h *netlab.Host) (n int) {
+	s.Helper()
+	out, err := h.Exec("cat", "/proc/net/snmp")
+	s.must(err)
+	_, names, _ := strings.Cut(out, "IcmpMsg:")
+	names, counts, _ := strings.Cut(names, "IcmpMsg:")
+	at := slices.Index(strings.Fields(names), "OutType8")
+	if values := strings.Fields(counts); at >= 0 && at < len(values) {
+		n, err = strconv.Atoi(values[at])
+		s.must(err)
+	}
+	return n // 0: none so far
 }

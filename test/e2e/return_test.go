@@ -58,7 +58,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 	}
 	// Its pod, which ran on, is reached under a new address.
 	old := slices.Clone(pods[2].Addrs)
-	s.must(cluster.Poll(s.within(20*time.Second), func() error {
+	s.must(cluster.Poll(s.within(patience), func() error {
 		if err := pods[2].Attach(); err != nil {
 			return err
 		}
@@ -110,7 +110,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 	s.must(os.RemoveAll(s.c.State()))
 	s.must(exec.CommandContext(t.Context(), "cp", "-a", twin, s.c.State()).Run())
 	s.must(s.c.Up("--remove-after", "12s"))
-	_, err = s.c.WaitFor(s.within(30*time.Second), func(st control.Status) error {
+	_, err = s.c.WaitFor(s.within(patience), func(st control.Status) error {
 		if st.Node.State != control.NodeRemoved || !strings.Contains(st.Node.Reason, "has come back already") {
 			return fmt.Errorf("it is %s: %s", st.Node.State, st.Node.Reason)
 		}
@@ -120,7 +120,7 @@ func TestSilentMachineComesBack(t *testing.T) {
 	s.refused(s.c.Type("token", "create").Failure(), "no member any more")
 	token, _ := s.create(s.a)
 	s.must(s.c.Type("join", token).Failure())
-	_, err = s.c.WaitReady(s.within(30*time.Second), 3)
+	_, err = s.c.WaitReady(s.within(patience), 3)
 	s.must(err)
 }
 
@@ -136,8 +136,8 @@ func TestReclaimWaitsForTheSilent(t *testing.T) {
 		s.must(m.Kill())
 		s.must(m.KillWire(s.within(patience)))
 	}
-	s.must(cluster.Poll(s.within(30*time.Second), func() error { return s.a.Type("peer", "remove", "c").Failure() }))
-	_, err = s.a.WaitFor(s.within(30*time.Second), func(st control.Status) error {
+	s.must(cluster.Poll(s.within(patience), func() error { return s.a.Type("peer", "remove", "c").Failure() }))
+	_, err = s.a.WaitFor(s.within(patience), func(st control.Status) error {
 		if len(st.IPAM.Reclaims) != 1 || !slices.Equal(st.IPAM.Reclaims[0].WaitsFor, []string{"b"}) {
 			return fmt.Errorf("it waits for %+v", st.IPAM.Reclaims)
 		}

@@ -115,7 +115,7 @@ func TestStolenTokenTakesNothingOver(t *testing.T) {
 // founded makes a cluster of the first machine alone.
 func (s *story) founded(args ...string) (token string) {
 	s.Helper()
-	token, err := s.machines[0].Found(s.within(30*time.Second), args...)
+	token, err := s.machines[0].Found(s.within(patience), args...)
 	s.must(err)
 	return token
 }

@@ -42,7 +42,7 @@ func (s *story) transfer(from, to *cluster.Pod, addr netip.Addr) *transfer {
 	l, err := to.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
 	s.must(err)
 	defer l.Close()
-	out, err := from.Dial(s.within(20*time.Second), "tcp", l.Addr().String())
+	out, err := from.Dial(s.within(patience), "tcp", l.Addr().String())
 	s.must(err)
 	in, err := l.Accept()
 	s.must(err)
@@ -139,12 +139,12 @@ type pinged struct {
 func (s *story) pinging(from, to *cluster.Pod, rate int) (result func() pinged) {
 	s.Helper()
 	const longest = 5 * time.Minute
-	c := from.Command(programs.Probe, "flood", "-json", "-rate", strconv.Itoa(rate), "-for", longest.String(), "-w", "2s",
+	c := from.Command(programs.Probe, "flood", "-json", "-rate", strconv.Itoa(rate), "-for", longest.String(), "-w", "5s",
 		to.Addrs[0].String()).Quiet()
 	s.must(c.Start())
 	return func() (r pinged) {
 		s.Helper()
-		_ = c.Stop(10 * time.Second)
+		_ = c.Stop(startPatience)
 		s.must(json.Unmarshal([]byte(c.Stdout()), &r))
 		return r
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"weft/prog/control"
 	"weft/test/cluster"
@@ -22,7 +21,7 @@ func TestTrustedSubnetsTalkPlain(t *testing.T) {
 	s.whole()
 	between := func(m, n *cluster.Machine, transport string, sealed bool) {
 		t.Helper()
-		_, err := m.WaitFor(s.within(20*time.Second), func(st control.Status) error {
+		_, err := m.WaitFor(s.within(patience), func(st control.Status) error {
 			for _, p := range st.Peers {
 				if p.Name == n.Name() && (p.Transport != transport || p.Encrypted != sealed || p.Path != control.PathDirect) {
 					return fmt.Errorf("%s to %s: %s, encrypted %v, path %s: %s", m, n, p.Transport, p.Encrypted, p.Path, p.Reason)
