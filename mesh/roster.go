@@ -22,11 +22,11 @@ const (
 	maxDelta   = 8 << 20 // bytes of one answer; what remains differs still and is asked for again
 )
 
-// Roster is the set of signed facts about who belongs to the cluster. It only grows: a node's certificate gives way to
-// an older one of the same node and its removal to a weightier one, nothing else is ever replaced. Every item was verified against the root before it
-// entered, and was saved before anybody could see it, but for removals that come while the disk is full. An item of a kind that this build does not know is kept and passed
-// on unread; such items are limited by number, and because the ones kept are chosen by hash, two rosters that merge end
-// up alike whatever the order.
+// Roster is the set of signed facts about who belongs to the cluster. It only grows: a node's certificate gives way to an
+// older one of the same node and its removal to a weightier one, nothing else is ever replaced. Every item was verified
+// against the root before it entered, and was saved before anybody could see it, but for removals that come while the disk
+// is full. An item of a kind that this build does not know is kept and passed on unread; such items are limited by number,
+// and because the ones kept are chosen by hash, two rosters that merge end up alike whatever the order.
 type Roster struct {
 	root    ed25519.PublicKey
 	founder peer.ID
